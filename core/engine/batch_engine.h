@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "core/program/step_program.h"
+
+namespace lstm::core {
+
+// T time steps of one session; callers may derive from it. Owned by the caller, who keeps it and all that it points to in place from Add to its
+// appearance among the finished.
+struct Turn {
+  // Set by the caller.
+  const StepProgram* program = nullptr;
+  uint32_t steps = 0;                       // T >= 1
+  std::vector<const std::byte*> inputs;     // per program input: [T, one step]
+  std::vector<std::byte*> outputs;          // per program output: [T or 1, one step], or null: not wanted
+  bool last_step_only = false;              // outputs hold the last step alone
+  const float* state = nullptr;             // before the turn; not written
+  float* scratch[2] = {nullptr, nullptr};   // two rows of state_floats()
+
+  // Set by the engine.
+  absl::Status status;                      // INTERNAL: a kernel failed. INVALID_ARGUMENT: a value was not finite.
+  const float* new_state = nullptr;         // one of scratch, when status is OK
+  uint32_t done = 0;                        // steps computed
+  uint32_t batch_rows = 0;                  // rows in the batch of the last step
+};
+
+// Forms batches from the turns of many sessions, cell by cell: every call of RunBatch takes one step of up to max_batch
+// turns of one program. Turns join and leave between any two steps. Programs take turns, oldest first, so that a busy one
+// holds up the others by one batch at most. Confined to one thread; no threads, clock or locks inside.
+class BatchEngine {
+ public:
+  BatchEngine();
+  ~BatchEngine();
+
+  // Takes `turn` in. At most one turn of a session may be inside at a time.
+  void Add(Turn* turn);
+
+  // Runs one batch, if there is a turn. Turns that ended with it, well or badly, are appended to `finished`, each once.
+  void RunBatch(std::vector<Turn*>& finished);
+
+  // Takes the program's scratch memory back. REQUIRES: none of its turns is inside.
+  void Forget(const StepProgram* program);
+
+  bool idle() const { return waiting_ == 0; }
+  size_t waiting() const { return waiting_; }
+
+ private:
+  struct Lane;  // the turns and the scratch of one program
+  Lane& LaneOf(const StepProgram* program);
+
+  std::vector<std::unique_ptr<Lane>> lanes_;
+  size_t next_ = 0;  // the lane that is looked at first
+  size_t waiting_ = 0;
+};
+
+}  // namespace lstm::core

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "core/import/safetensors.h"
+#include "core/model/model_builder.h"
+#include "lstm/manifest/v1/manifest.pb.h"
+
+// Private to core/import: one layer of the manifest to nodes of the model. Confined to one thread.
+namespace lstm::core {
+
+struct LayerImport {
+  const Safetensors& weights;
+  ModelBuilder& builder;
+  std::set<std::string>& used;  // tensors that were read
+  const manifest::v1::Layer& layer;
+  std::string prefix;           // of the layer's tensors: "cell."
+  std::vector<ValueId> inputs;
+
+  // The tensor `prefix + name`, as it lies in the file.
+  absl::StatusOr<ConstantPtr> Tensor(const std::string& name);
+  // The same where its shape must be `shape`.
+  absl::StatusOr<ConstantPtr> Tensor(const std::string& name, const Shape& shape);
+  bool Has(const std::string& name) const { return weights.entries().contains(prefix + name); }
+};
+
+// [A, B] to [B, A]. INVALID_ARGUMENT for another rank.
+absl::StatusOr<ConstantPtr> Transpose(const ConstantPtr& matrix, const std::string& name);
+
+std::shared_ptr<Constant> MakeConstant(Shape shape);
+
+// Both add the layer's nodes; the last value is called as the layer.
+absl::Status ImportRecurrentLayer(LayerImport& in);
+absl::Status ImportPlainLayer(LayerImport& in);
+
+}  // namespace lstm::core

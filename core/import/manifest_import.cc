@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: MIT
+#include "core/import/manifest_import.h"
+
+#include <google/protobuf/io/tokenizer.h>
+#include <google/protobuf/text_format.h>
+#include <openssl/evp.h>
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
+#include "core/import/layer_import.h"
+#include "core/import/mapped_file.h"
+
+namespace lstm::core {
+namespace {
+
+namespace pb = manifest::v1;
+
+constexpr size_t kMaxManifestBytes = 4u << 20;
+constexpr size_t kMaxWeightBytes = size_t{64} << 30;
+constexpr int kMaxTokens = 1'000'000;
+
+class FirstError : public google::protobuf::io::ErrorCollector {
+ public:
+  void AddError(int line, int column, const std::string& message) override {
+    if (text.empty()) text = absl::StrCat("line ", line + 1, ", column ", column + 1, ": ", message);
+  }
+  std::string text;
+};
+
+absl::StatusOr<pb::Manifest> Parse(const std::string& text) {
+  if (text.size() > kMaxManifestBytes) {
+    return absl::InvalidArgumentError(absl::StrCat("the manifest has ", text.size(), " bytes, expected at most ", kMaxManifestBytes));
+  }
+  pb::Manifest manifest;
+  google::protobuf::TextFormat::Parser parser;
+  FirstError error;
+  parser.RecordErrorsTo(&error);
+  parser.SetRecursionLimit(8);
+  if (!parser.ParseFromString(text, &manifest)) return absl::InvalidArgumentError(absl::StrCat("manifest ", error.text));
+  return manifest;
+}
+
+// (x - mean) / scale as one affine op.
+absl::Status AddScaling(ModelBuilder& builder, const pb::Input& input, ValueId id) {
+  const Shape& shape = builder.value(id).shape;
+  const auto last = static_cast<int>(shape.empty() ? 1 : shape.back());
+  for (int size : {input.mean_size(), input.scale_size()}) {
+    if (size > 1 && size != last) {
+      return absl::InvalidArgumentError(absl::StrCat("input '", input.name(), "': ", size, " numbers in mean or scale, expected 1 or ", last));
+    }
+  }
+  const int n = std::max({input.mean_size(), input.scale_size(), 1});
+  auto scale = MakeConstant({n}), offset = MakeConstant({n});
+  for (int i = 0; i < n; ++i) {
+    const double mean = input.mean_size() == 0 ? 0 : input.mean(input.mean_size() == 1 ? 0 : i);
+    const double divisor = input.scale_size() == 0 ? 1 : input.scale(input.scale_size() == 1 ? 0 : i);
+    if (divisor == 0) return absl::InvalidArgumentError(absl::StrCat("input '", input.name(), "': a scale of 0"));
+    scale->values[static_cast<size_t>(i)] = static_cast<float>(1 / divisor);
+    offset->values[static_cast<size_t>(i)] = static_cast<float>(-mean / divisor);
+  }
+  return builder.AddNode(input.name() + ".scaled", AffineOp{scale, offset}, {id}).status();
+}
+
+absl::Status AddInputs(ModelBuilder& builder, const pb::Manifest& manifest) {
+  for (const pb::Input& input : manifest.input()) {
+    Port port{.name = input.name()};
+    port.labels.assign(input.labels().begin(), input.labels().end());
+    port.uses_vocabulary = input.uses_vocabulary();
+    const bool ids = input.type() == pb::Input::INT32;
+    if (ids && input.shape_size() > 0) {
+      return absl::InvalidArgumentError(absl::StrCat("input '", input.name(), "': INT32 inputs are one id a step, expected no shape"));
+    }
+    LSTM_ASSIGN_OR_RETURN(const ValueId id, builder.AddInput(std::move(port), ids ? DType::kI32 : DType::kF32,
+                                                             Shape(input.shape().begin(), input.shape().end())));
+    if (input.mean_size() > 0 || input.scale_size() > 0) LSTM_RETURN_IF_ERROR(AddScaling(builder, input, id));
+  }
+  return absl::OkStatus();
+}
+
+// What a layer reads under the name of an input is the scaled one.
+absl::StatusOr<ValueId> Read(const ModelBuilder& builder, const std::string& name) {
+  auto scaled = builder.Find(name + ".scaled");
+  return scaled.ok() ? scaled : builder.Find(name);
+}
+
+absl::Status AddLayer(ModelBuilder& builder, const Safetensors& weights, std::set<std::string>& used, const pb::Layer& layer,
+                      ValueId before) {
+  LayerImport in{weights, builder, used, layer, (layer.tensors().empty() ? layer.name() : layer.tensors()) + ".", {}};
+  for (const std::string& name : layer.input()) {
+    auto value = Read(builder, name);
+    if (!value.ok()) {
+      return absl::InvalidArgumentError(absl::StrCat("layer '", layer.name(), "': ", value.status().message()));
+    }
+    in.inputs.push_back(*value);
+  }
+  if (in.inputs.empty()) in.inputs.push_back(before);
+  const bool recurrent = layer.has_lstm() || layer.has_gru() || layer.has_rnn();
+  return recurrent ? ImportRecurrentLayer(in) : ImportPlainLayer(in);
+}
+
+absl::Status AddOutputs(ModelBuilder& builder, const pb::Manifest& manifest, ValueId last) {
+  for (const pb::Output& output : manifest.output()) {
+    Port port{.name = output.name()};
+    port.value = last;
+    if (!output.value().empty()) {
+      auto value = builder.Find(output.value());
+      if (!value.ok()) return absl::InvalidArgumentError(absl::StrCat("output '", output.name(), "': ", value.status().message()));
+      port.value = *value;
+    }
+    port.labels.assign(output.labels().begin(), output.labels().end());
+    port.uses_vocabulary = output.uses_vocabulary();
+    LSTM_RETURN_IF_ERROR(builder.AddOutput(std::move(port)));
+  }
+  if (manifest.output().empty()) return builder.AddOutput({.name = "output", .value = last});
+  return absl::OkStatus();
+}
+
+std::string Hash(const std::string& manifest, std::span<const std::byte> weights) {
+  std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context(EVP_MD_CTX_new(), EVP_MD_CTX_free);
+  std::string out(32, '\0');
+  EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr);
+  for (const auto& [data, size] : {std::pair<const void*, size_t>{manifest.data(), manifest.size()}, {weights.data(), weights.size()}}) {
+    const uint64_t length = size;
+    EVP_DigestUpdate(context.get(), &length, sizeof(length));
+    EVP_DigestUpdate(context.get(), data, size);
+  }
+  EVP_DigestFinal_ex(context.get(), reinterpret_cast<unsigned char*>(out.data()), nullptr);
+  return out;
+}
+
+}  // namespace
+
+std::shared_ptr<Constant> MakeConstant(Shape shape) {
+  auto constant = std::make_shared<Constant>();
+  constant->values = AlignedBuffer<float>(static_cast<size_t>(CheckedElementCount(shape)));
+  constant->shape = std::move(shape);
+  return constant;
+}
+
+absl::StatusOr<ConstantPtr> LayerImport::Tensor(const std::string& name) {
+  used.insert(prefix + name);
+  return weights.Load(prefix + name);
+}
+
+absl::StatusOr<ConstantPtr> LayerImport::Tensor(const std::string& name, const Shape& shape) {
+  const auto it = weights.entries().find(prefix + name);
+  if (it != weights.entries().end() && it->second.shape != shape) {
+    return absl::InvalidArgumentError(absl::StrCat("tensor '", prefix, name, "' has shape ", ShapeString(it->second.shape), ", expected ",
+                                                   ShapeString(shape)));
+  }
+  return Tensor(name);
+}
+
+absl::StatusOr<ConstantPtr> Transpose(const ConstantPtr& matrix, const std::string& name) {
+  if (matrix->shape.size() != 2) {
+    return absl::InvalidArgumentError(absl::StrCat("tensor '", name, "' has shape ", ShapeString(matrix->shape), ", expected two dimensions"));
+  }
+  const int64_t rows = matrix->shape[0], columns = matrix->shape[1];
+  auto out = MakeConstant({columns, rows});
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < columns; ++c) out->values.data()[c * rows + r] = matrix->values.data()[r * columns + c];
+  }
+  return ConstantPtr(out);
+}
+
+absl::StatusOr<Model> ImportManifest(const std::string& text, std::span<const std::byte> weights, ImportNotes* notes) {
+  LSTM_ASSIGN_OR_RETURN(const pb::Manifest manifest, Parse(text));
+  LSTM_ASSIGN_OR_RETURN(const Safetensors tensors, Safetensors::Parse(weights));
+  ModelBuilder builder;
+  LSTM_RETURN_IF_ERROR(AddInputs(builder, manifest));
+  if (manifest.input().empty() || manifest.layer().empty()) {
+    return absl::InvalidArgumentError(absl::StrCat("the manifest has ", manifest.input_size(), " inputs and ", manifest.layer_size(),
+                                                   " layers, expected at least one of each"));
+  }
+  std::set<std::string> used;
+  LSTM_ASSIGN_OR_RETURN(ValueId last, Read(builder, manifest.input(0).name()));
+  for (const pb::Layer& layer : manifest.layer()) {
+    LSTM_RETURN_IF_ERROR(AddLayer(builder, tensors, used, layer, last));
+    LSTM_ASSIGN_OR_RETURN(last, builder.Find(layer.name()));
+  }
+  LSTM_RETURN_IF_ERROR(AddOutputs(builder, manifest, last));
+  Model& model = builder.model();
+  model.description = manifest.description();
+  model.hash = Hash(text, weights);
+  if (manifest.has_vocabulary()) {
+    const pb::Vocabulary& vocabulary = manifest.vocabulary();
+    if (vocabulary.token_size() > kMaxTokens) return absl::InvalidArgumentError(absl::StrCat("vocabulary: more than ", kMaxTokens, " tokens"));
+    model.vocabulary.emplace();
+    model.vocabulary->words = vocabulary.unit() == pb::Vocabulary::WORD;
+    model.vocabulary->tokens.assign(vocabulary.token().begin(), vocabulary.token().end());
+    if (vocabulary.has_unknown()) model.vocabulary->unknown = vocabulary.unknown();
+  }
+  if (notes != nullptr) {
+    google::protobuf::TextFormat::PrintToString(manifest, &notes->manifest);
+    for (const auto& [name, entry] : tensors.entries()) {
+      if (!used.contains(name)) notes->unused.push_back(name);
+    }
+  }
+  return std::move(builder).Build();
+}
+
+absl::StatusOr<Model> LoadModelDirectory(const std::string& directory, const std::string& name, const std::string& version,
+                                         ImportNotes* notes) {
+  LSTM_ASSIGN_OR_RETURN(const MappedFile text, MappedFile::Open(directory + "/model.textproto", kMaxManifestBytes));
+  const std::string manifest_text(reinterpret_cast<const char*>(text.bytes().data()), text.bytes().size());
+  LSTM_ASSIGN_OR_RETURN(const pb::Manifest manifest, Parse(manifest_text));
+  const std::string file = manifest.weights().empty() ? "model.safetensors" : manifest.weights();
+  if (file.find('/') != std::string::npos || file.find('\0') != std::string::npos || file[0] == '.') {
+    return absl::InvalidArgumentError("weights must be the name of a file beside the manifest, without '/' and no leading '.'");
+  }
+  LSTM_ASSIGN_OR_RETURN(const MappedFile weights, MappedFile::Open(absl::StrCat(directory, "/", file), kMaxWeightBytes));
+  LSTM_ASSIGN_OR_RETURN(Model model, ImportManifest(manifest_text, weights.bytes(), notes));
+  model.name = name;
+  model.version = version;
+  return model;
+}
+
+}  // namespace lstm::core

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "core/model/model.h"
+
+namespace lstm::core {
+
+struct ImportNotes {
+  std::string manifest;              // the manifest as it was understood, in full
+  std::vector<std::string> unused;   // tensors of the weights file that no layer reads
+};
+
+// A model from a manifest (text protobuf, proto/lstm/manifest/v1/manifest.proto) and the bytes of a safetensors file. Pure:
+// no files. INVALID_ARGUMENT says the line, layer or tensor, what was expected and what came. Costs at most the weights
+// once more beyond the bytes that came in.
+absl::StatusOr<Model> ImportManifest(const std::string& manifest, std::span<const std::byte> weights, ImportNotes* notes = nullptr);
+
+// The model in `directory`: model.textproto and the weights file that it names, beside it. Model::hash covers both.
+absl::StatusOr<Model> LoadModelDirectory(const std::string& directory, const std::string& name, const std::string& version,
+                                         ImportNotes* notes = nullptr);
+
+}  // namespace lstm::core

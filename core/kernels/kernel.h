@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "core/model/model.h"
+
+namespace lstm::core {
+
+// A batch buffer has room for this many rows beyond the largest batch: kernels pad rows up to a batch size that they have.
+inline constexpr int kPaddingRows = 64;
+
+// Where a kernel finds its values: contiguous [max_batch + kPaddingRows, width], in place as long as the scratch lives.
+struct KernelBuffers {
+  std::vector<void*> inputs;  // per input of the node; rows beyond the batch may be overwritten with zeros
+  void* output;
+};
+
+// What one thread needs to run one kernel. Confined to one thread.
+class KernelScratch {
+ public:
+  virtual ~KernelScratch() = default;
+};
+
+// One op of a step program over a batch. Immutable and thread-safe. A row's bits depend on that row alone.
+class Kernel {
+ public:
+  virtual ~Kernel() = default;
+
+  virtual std::unique_ptr<KernelScratch> Bind(const KernelBuffers& buffers) const = 0;
+
+  // Computes rows [0, rows) of the output. state_in and state_out point to `rows` whole state rows; a kernel reads and
+  // writes its own tensors alone. INTERNAL when the library fails.
+  virtual absl::Status Run(int rows, const float* const* state_in, float* const* state_out,
+                           KernelScratch& scratch) const = 0;
+
+  // What computes it: "oneDNN 2.6.3 brgemm:avx512_core, batches of 1 to 64".
+  virtual std::string Describe() const = 0;
+};
+
+struct KernelContext {
+  const Model* model;
+  const Node* node;
+  int max_batch;
+  const std::vector<size_t>* state_offsets;  // in floats, by StateId
+};
+
+// Makes the kernel of any op. INTERNAL or RESOURCE_EXHAUSTED where it cannot be made.
+absl::StatusOr<std::unique_ptr<const Kernel>> MakeKernel(const KernelContext& context);
+
+// The kernels of each room; MakeKernel dispatches to them.
+absl::StatusOr<std::unique_ptr<const Kernel>> MakeCellKernel(const KernelContext& context);       // LSTM, GRU, RNN
+absl::StatusOr<std::unique_ptr<const Kernel>> MakeLinearKernel(const KernelContext& context);     // Linear, Conv1d
+absl::StatusOr<std::unique_ptr<const Kernel>> MakePointwiseKernel(const KernelContext& context);  // row by row
+
+// What decides the bits of every kernel here on this machine: library, version, instruction set.
+std::string NumericsId();
+
+}  // namespace lstm::core

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: MIT
+#include "server/app/options.h"
+
+#include <google/protobuf/io/tokenizer.h>
+#include <google/protobuf/text_format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <fstream>
+#include <iostream>
+#include <sstream>
+
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
+#include "lstm/config/v1/config.pb.h"
+#include "server/rpc/acceptor.h"
+
+namespace lstm::server {
+namespace {
+
+class FirstError : public google::protobuf::io::ErrorCollector {
+ public:
+  void AddError(int line, int column, const std::string& message) override {
+    if (text.empty()) text = absl::StrCat("line ", line + 1, ", column ", column + 1, ": ", message);
+  }
+  std::string text;
+};
+
+void Describe(CLI::App& app, ServerOptions& o, std::string& config) {
+  app.option_defaults()->always_capture_default();
+  app.add_option("--config", config, "Config file: text protobuf with these names; flags win over it")->type_name("FILE");
+  app.add_option("--listen", o.listen, "Address to serve on: HOST:PORT (port 0: any free one) or unix:PATH; may be repeated")
+      ->type_name("ADDR");
+  app.add_option("--models", o.models, "Model repository: DIR/<model>/<version>/model.textproto with its weights beside it")
+      ->type_name("DIR");
+  app.add_option("--state-dir", o.state_dir, "Where sessions will be kept across restarts; this version keeps them in memory alone")
+      ->type_name("DIR");
+  app.add_option("--shards", o.shards, "Threads that compute and serve, one a core; 0: one for each core of the machine");
+  app.add_option("--pin-shards", o.pin_shards, "Pin each shard to its core");
+  app.add_option("--max-sessions", o.max_sessions, "Sessions that may be open at a time");
+  app.add_option("--max-session-bytes", o.max_session_bytes, "Bytes of state, waiting inputs and kept answers, all sessions together");
+  app.add_option("--window", o.window, "Unacknowledged turns of a session, where Open does not say");
+  app.add_option("--ttl-seconds", o.ttl_seconds, "Seconds a session outlives its last use, where Open does not say");
+  app.add_option("--max-ttl-seconds", o.max_ttl_seconds, "Most seconds that an Open may ask for");
+  app.add_option("--orphan-ttl-seconds", o.orphan_ttl_seconds, "Seconds a volatile session outlives its stream, where Open set no TTL");
+  app.add_option("--stream-budget-bytes", o.stream_budget_bytes, "Bytes of a stream that wait to be computed or sent; above, it is not read");
+  app.add_option("--idle-stream-seconds", o.idle_stream_seconds, "Seconds until a stream without a session is closed");
+  app.add_option("--max-message-bytes", o.max_message_bytes, "Bytes of the largest message that is received");
+  app.add_option("--max-streams-per-connection", o.max_streams_per_connection, "Calls open at a time on one connection");
+  app.add_option("--grpc-memory-bytes", o.grpc_memory_bytes, "Bytes that gRPC's own buffers may take; a soft limit");
+  app.add_option("--max-batch", o.max_batch, "Rows of the largest batch");
+  app.add_option("--drain-seconds", o.drain_seconds, "Seconds that streams get to end by themselves after SIGTERM");
+  app.add_flag("--reflection", o.reflection, "Offer gRPC reflection beyond this machine too; on loopback and unix sockets it is always on");
+  app.add_flag("--behind-proxy", o.behind_proxy, "Listen beyond this machine without TLS: a proxy in front keeps strangers out");
+  app.add_option("--tls-cert", o.tls_cert, "Server certificate (PEM)")->type_name("FILE");
+  app.add_option("--tls-key", o.tls_key, "Its key (PEM)")->type_name("FILE");
+  app.add_option("--tls-client-ca", o.tls_client_ca, "Demand client certificates signed by this CA (PEM)")->type_name("FILE");
+  app.add_option("--log-level", o.log_level, "trace, debug, info, warning, error or off");
+}
+
+absl::Status InRange(const char* name, uint64_t value, uint64_t least, uint64_t most) {
+  if (value >= least && value <= most) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("--", name, " is ", value, ", expected ", least, " to ", most));
+}
+
+}  // namespace
+
+bool ServerOptions::OnlyLocal() const {
+  return std::all_of(listen.begin(), listen.end(), [](const std::string& a) { return Acceptor::IsLocal(a); });
+}
+
+absl::Status ServerOptions::Validate() const {
+  if (models.empty()) return absl::InvalidArgumentError("--models DIR is missing: the directory with the models to serve");
+  if (listen.empty()) return absl::InvalidArgumentError("--listen is empty, expected HOST:PORT or unix:PATH");
+  if (!OnlyLocal() && tls_cert.empty() && !behind_proxy) {
+    return absl::InvalidArgumentError(
+        "--listen names an address beyond this machine: give --tls-cert and --tls-key (and --tls-client-ca to know the "
+        "clients), or --behind-proxy where a proxy keeps strangers out");
+  }
+  if (tls_cert.empty() != tls_key.empty()) return absl::InvalidArgumentError("--tls-cert and --tls-key belong together");
+  if (!tls_client_ca.empty() && tls_cert.empty()) return absl::InvalidArgumentError("--tls-client-ca needs --tls-cert and --tls-key");
+  LSTM_RETURN_IF_ERROR(InRange("shards", shards, 0, 256));
+  LSTM_RETURN_IF_ERROR(InRange("max-sessions", max_sessions, 1, 100'000'000));
+  LSTM_RETURN_IF_ERROR(InRange("max-session-bytes", max_session_bytes, 1u << 20, uint64_t{1} << 50));
+  LSTM_RETURN_IF_ERROR(InRange("window", window, 1, 256));
+  LSTM_RETURN_IF_ERROR(InRange("ttl-seconds", ttl_seconds, 1, max_ttl_seconds));
+  LSTM_RETURN_IF_ERROR(InRange("max-ttl-seconds", max_ttl_seconds, 1, 30 * 86'400));
+  LSTM_RETURN_IF_ERROR(InRange("orphan-ttl-seconds", orphan_ttl_seconds, 1, max_ttl_seconds));
+  LSTM_RETURN_IF_ERROR(InRange("stream-budget-bytes", stream_budget_bytes, 1u << 16, uint64_t{1} << 32));
+  LSTM_RETURN_IF_ERROR(InRange("idle-stream-seconds", idle_stream_seconds, 1, 86'400));
+  LSTM_RETURN_IF_ERROR(InRange("max-message-bytes", max_message_bytes, 1u << 10, 1u << 30));
+  LSTM_RETURN_IF_ERROR(InRange("max-streams-per-connection", max_streams_per_connection, 1, 1'000'000));
+  LSTM_RETURN_IF_ERROR(InRange("grpc-memory-bytes", grpc_memory_bytes, 16u << 20, uint64_t{1} << 50));
+  LSTM_RETURN_IF_ERROR(InRange("max-batch", max_batch, 1, 1024));
+  LSTM_RETURN_IF_ERROR(InRange("drain-seconds", drain_seconds, 0, 86'400));
+  const char* const levels[] = {"trace", "debug", "info", "warning", "error", "off"};
+  if (std::find(std::begin(levels), std::end(levels), log_level) == std::end(levels)) {
+    return absl::InvalidArgumentError("--log-level is none of trace, debug, info, warning, error and off");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadConfig(const std::string& text, ServerOptions& o) {
+  config::v1::ServerConfig config;
+  google::protobuf::TextFormat::Parser parser;
+  FirstError error;
+  parser.RecordErrorsTo(&error);
+  if (!parser.ParseFromString(text, &config)) return absl::InvalidArgumentError(absl::StrCat("config file: ", error.text));
+  if (config.listen_size() > 0) o.listen.assign(config.listen().begin(), config.listen().end());
+  if (!config.models().empty()) o.models = config.models();
+  if (!config.state_dir().empty()) o.state_dir = config.state_dir();
+#define LSTM_TAKE(field) \
+  if (config.has_##field()) o.field = config.field()
+  LSTM_TAKE(shards);
+  LSTM_TAKE(pin_shards);
+  LSTM_TAKE(max_sessions);
+  LSTM_TAKE(max_session_bytes);
+  LSTM_TAKE(window);
+  LSTM_TAKE(ttl_seconds);
+  LSTM_TAKE(max_ttl_seconds);
+  LSTM_TAKE(orphan_ttl_seconds);
+  LSTM_TAKE(stream_budget_bytes);
+  LSTM_TAKE(idle_stream_seconds);
+  LSTM_TAKE(max_message_bytes);
+  LSTM_TAKE(max_streams_per_connection);
+  LSTM_TAKE(grpc_memory_bytes);
+  LSTM_TAKE(max_batch);
+  LSTM_TAKE(drain_seconds);
+  LSTM_TAKE(reflection);
+  LSTM_TAKE(behind_proxy);
+  LSTM_TAKE(tls_cert);
+  LSTM_TAKE(tls_key);
+  LSTM_TAKE(tls_client_ca);
+  LSTM_TAKE(log_level);
+#undef LSTM_TAKE
+  return absl::OkStatus();
+}
+
+CommandLine ParseCommandLine(int argc, char** argv) {
+  CommandLine line;
+  const char* const about = "Serves recurrent networks: per-step predictions over gRPC, the state of every session kept.";
+  std::string config;
+  const auto parse = [&](CLI::App& app) {
+    try {
+      app.parse(argc, argv);
+    } catch (const CLI::ParseError& e) {
+      line.exit = true;
+      line.exit_code = app.exit(e) == 0 ? 0 : 2;
+    }
+  };
+  CLI::App first(about, "lstm-server");
+  first.set_version_flag("--version", LSTM_VERSION);
+  Describe(first, line.options, config);
+  parse(first);
+  if (line.exit || config.empty()) return line;
+
+  // With a config file: defaults, then the file, then the flags once more over it.
+  std::ifstream file(config);
+  std::stringstream text;
+  text << file.rdbuf();
+  line.options = ServerOptions();
+  const absl::Status read = file ? ReadConfig(text.str(), line.options)
+                                 : absl::NotFoundError(absl::StrCat("config file '", config, "' cannot be read"));
+  if (!read.ok()) {
+    std::cerr << read.message() << "\n";
+    line.exit = true;
+    line.exit_code = 2;
+    return line;
+  }
+  CLI::App second(about, "lstm-server");
+  Describe(second, line.options, config);
+  parse(second);
+  return line;
+}
+
+}  // namespace lstm::server

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace lstm::server {
+
+// Everything that can be set, with its default. Flags and the config file (proto/lstm/config/v1/config.proto) have the
+// same names; flags win.
+struct ServerOptions {
+  std::vector<std::string> listen = {"127.0.0.1:8001"};
+  std::string models;
+  std::string state_dir;
+  uint32_t shards = 0;  // 0: one for each core
+  bool pin_shards = true;
+  uint64_t max_sessions = 100'000;
+  uint64_t max_session_bytes = uint64_t{2} << 30;
+  uint32_t window = 8;
+  uint32_t ttl_seconds = 900;
+  uint32_t max_ttl_seconds = 86'400;
+  uint32_t orphan_ttl_seconds = 60;
+  uint64_t stream_budget_bytes = 4u << 20;
+  uint32_t idle_stream_seconds = 300;
+  uint32_t max_message_bytes = 4u << 20;
+  uint32_t max_streams_per_connection = 4096;
+  uint64_t grpc_memory_bytes = uint64_t{512} << 20;
+  uint32_t max_batch = 64;
+  uint32_t drain_seconds = 10;
+  bool reflection = false;
+  bool behind_proxy = false;
+  std::string tls_cert, tls_key, tls_client_ca;  // files
+  std::string log_level = "info";
+
+  // INVALID_ARGUMENT names the option, what was expected and what came.
+  absl::Status Validate() const;
+  // True where every address is of this machine alone.
+  bool OnlyLocal() const;
+};
+
+// What the command line asks for.
+struct CommandLine {
+  ServerOptions options;
+  bool exit = false;  // help or version was printed, or the line was wrong
+  int exit_code = 0;
+};
+
+// Reads flags and the file that --config names. Prints help, version and errors itself.
+CommandLine ParseCommandLine(int argc, char** argv);
+
+// Sets what the text (a lstm.config.v1.ServerConfig) sets. INVALID_ARGUMENT gives line and column.
+absl::Status ReadConfig(const std::string& text, ServerOptions& options);
+
+}  // namespace lstm::server

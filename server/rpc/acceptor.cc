@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: MIT
+#include "server/rpc/acceptor.h"
+
+#include <grpcpp/server_builder.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
+
+namespace lstm::server {
+namespace {
+
+constexpr int kBacklog = 1024;
+constexpr int kOutOfDescriptorsMs = 50;
+
+absl::Status CannotListen(const std::string& address, const char* why) {
+  return absl::FailedPreconditionError(absl::StrCat("cannot listen on ", address, ": ", why));
+}
+
+// "[::1]:80" to "::1" and "80".
+bool Split(const std::string& address, std::string& host, std::string& port) {
+  const size_t colon = address.rfind(':');
+  if (colon == std::string::npos || colon + 1 == address.size()) return false;
+  host = address.substr(0, colon);
+  port = address.substr(colon + 1);
+  if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
+  return !host.empty() && std::all_of(port.begin(), port.end(), [](char c) { return c >= '0' && c <= '9'; });
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Acceptor>> Acceptor::Bind(const std::vector<std::string>& addresses) {
+  std::unique_ptr<Acceptor> acceptor(new Acceptor);
+  acceptor->stop_fd_ = eventfd(0, EFD_CLOEXEC);
+  for (const std::string& address : addresses) {
+    if (absl::StartsWith(address, "unix:")) {
+      LSTM_RETURN_IF_ERROR(acceptor->BindUnix(address.substr(5)));
+    } else {
+      LSTM_RETURN_IF_ERROR(acceptor->BindTcp(address));
+    }
+  }
+  return acceptor;
+}
+
+Acceptor::~Acceptor() {
+  Stop();
+  if (stop_fd_ >= 0) close(stop_fd_);
+}
+
+bool Acceptor::IsLocal(const std::string& address) {
+  std::string host, port;
+  if (absl::StartsWith(address, "unix:")) return true;
+  return Split(address, host, port) && (host == "localhost" || host == "::1" || absl::StartsWith(host, "127."));
+}
+
+absl::Status Acceptor::BindUnix(const std::string& path) {
+  sockaddr_un where{};
+  where.sun_family = AF_UNIX;
+  if (path.empty() || path.size() >= sizeof(where.sun_path)) {
+    return absl::InvalidArgumentError(absl::StrCat("unix:", path, ": the path must have 1 to ", sizeof(where.sun_path) - 1, " bytes"));
+  }
+  std::memcpy(where.sun_path, path.c_str(), path.size() + 1);
+  const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  // A socket that nobody listens on was left behind by a killed server; one that answers belongs to a living one.
+  struct stat info;
+  if (lstat(path.c_str(), &info) == 0 && S_ISSOCK(info.st_mode)) {
+    if (connect(fd, reinterpret_cast<sockaddr*>(&where), sizeof(where)) == 0) {
+      close(fd);
+      return CannotListen(absl::StrCat("unix:", path), "another process listens there");
+    }
+    unlink(path.c_str());
+  }
+  if (bind(fd, reinterpret_cast<sockaddr*>(&where), sizeof(where)) != 0 || listen(fd, kBacklog) != 0) {
+    const int error = errno;
+    close(fd);
+    return CannotListen(absl::StrCat("unix:", path), std::strerror(error));
+  }
+  listeners_.push_back(fd);
+  unix_paths_.push_back(path);
+  addresses_.push_back(absl::StrCat("unix:", path));
+  return absl::OkStatus();
+}
+
+absl::Status Acceptor::BindTcp(const std::string& address) {
+  std::string host, port;
+  if (!Split(address, host, port)) {
+    return absl::InvalidArgumentError(absl::StrCat("'", address, "' is no address, expected HOST:PORT or unix:PATH"));
+  }
+  addrinfo hints{}, *found = nullptr;
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
+  if (const int error = getaddrinfo(host.c_str(), port.c_str(), &hints, &found); error != 0) {
+    return CannotListen(address, gai_strerror(error));
+  }
+  const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> guard(found, freeaddrinfo);
+  const int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  const int one = 1;
+  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+  if (fd < 0 || bind(fd, found->ai_addr, found->ai_addrlen) != 0 || listen(fd, kBacklog) != 0) {
+    const int error = errno;
+    if (fd >= 0) close(fd);
+    return CannotListen(address, std::strerror(error));
+  }
+  listeners_.push_back(fd);
+  sockaddr_storage bound{};
+  socklen_t size = sizeof(bound);
+  getsockname(fd, reinterpret_cast<sockaddr*>(&bound), &size);
+  const uint16_t number = bound.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6*>(&bound)->sin6_port
+                                                      : reinterpret_cast<sockaddr_in*>(&bound)->sin_port;
+  const bool v6 = host.find(':') != std::string::npos;
+  addresses_.push_back(absl::StrCat(v6 ? "[" : "", host, v6 ? "]:" : ":", ntohs(number)));
+  return absl::OkStatus();
+}
+
+void Acceptor::Register(grpc::ServerBuilder& builder, const std::shared_ptr<grpc::ServerCredentials>& credentials) {
+  grpc_ = builder.experimental().AddExternalConnectionAcceptor(
+      grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD, credentials);
+}
+
+void Acceptor::Start() { thread_ = std::thread([this] { Loop(); }); }
+
+void Acceptor::Stop() {
+  if (thread_.joinable()) {
+    const uint64_t one = 1;
+    static_cast<void>(!write(stop_fd_, &one, sizeof(one)));
+    thread_.join();
+  }
+  for (int fd : listeners_) close(fd);
+  listeners_.clear();
+  for (const std::string& path : unix_paths_) unlink(path.c_str());
+  unix_paths_.clear();
+}
+
+void Acceptor::Loop() {
+  std::vector<pollfd> fds;
+  for (int fd : listeners_) fds.push_back({fd, POLLIN, 0});
+  fds.push_back({stop_fd_, POLLIN, 0});
+  while (true) {
+    if (poll(fds.data(), fds.size(), -1) < 0 && errno != EINTR) return;
+    if (fds.back().revents != 0) return;
+    for (const pollfd& entry : fds) {
+      if (entry.revents != 0) Accept(entry.fd);
+    }
+  }
+}
+
+void Acceptor::Accept(int listener) {
+  const int fd = accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
+  if (fd < 0) {
+    // The connection stays in the backlog until there is a descriptor for it.
+    if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS) {
+      pollfd stop{stop_fd_, POLLIN, 0};
+      poll(&stop, 1, kOutOfDescriptorsMs);
+    }
+    return;
+  }
+  const int one = 1;
+  setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));  // fails on unix sockets, which need none
+  grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
+  connection.listener_fd = listener;
+  connection.fd = fd;
+  grpc_->HandleNewConnection(&connection);
+}
+
+}  // namespace lstm::server

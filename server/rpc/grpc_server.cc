@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: MIT
+#include "server/rpc/grpc_server.h"
+
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/resource_quota.h>
+#include <grpcpp/security/server_credentials.h>
+#include <grpcpp/server.h>
+#include <grpcpp/server_builder.h>
+
+#include <chrono>
+#include <utility>
+
+#include "core/base/status_macros.h"
+#include "server/rpc/acceptor.h"
+#include "server/rpc/load_spread.h"
+#include "server/rpc/stream_call.h"
+#include "server/rpc/unary_calls.h"
+
+namespace lstm::server {
+namespace {
+
+constexpr int kKeepaliveMs = 30'000;
+constexpr int kKeepaliveTimeoutMs = 10'000;
+constexpr int kClientPingsNoSoonerMs = 10'000;
+constexpr int kHandshakeMs = 5'000;
+
+std::shared_ptr<grpc::ServerCredentials> Credentials(const GrpcServer::Options& options) {
+  if (options.tls_cert.empty()) return grpc::InsecureServerCredentials();
+  grpc::SslServerCredentialsOptions ssl(options.tls_client_ca.empty()
+                                            ? GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE
+                                            : GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
+  ssl.pem_root_certs = options.tls_client_ca;
+  ssl.pem_key_cert_pairs.push_back({options.tls_key, options.tls_cert});
+  return grpc::SslServerCredentials(ssl);
+}
+
+void Configure(grpc::ServerBuilder& builder, const GrpcServer::Options& options) {
+  builder.SetMaxReceiveMessageSize(options.max_message_bytes);
+  builder.SetMaxSendMessageSize(-1);  // answers are bounded before they are computed
+  builder.SetResourceQuota(grpc::ResourceQuota("lstm").Resize(options.grpc_memory_bytes));
+  builder.SetSyncServerOption(grpc::ServerBuilder::NUM_CQS, 1);  // for reflection alone
+  builder.SetSyncServerOption(grpc::ServerBuilder::MAX_POLLERS, 1);
+  builder.AddChannelArgument("grpc.http2.bdp_probe", 0);  // else a stuck stream costs megabytes
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.max_streams_per_connection);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, kKeepaliveMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kClientPingsNoSoonerMs);
+  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeMs);
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const Options& options,
+                                                              std::shared_ptr<const ModelRepository> models) {
+  std::unique_ptr<GrpcServer> self(new GrpcServer);
+  LSTM_ASSIGN_OR_RETURN(self->acceptor_, Acceptor::Bind(options.listen));
+  self->budget_ = std::make_unique<MemoryBudget>(options.max_sessions, options.max_session_bytes);
+  self->service_ = std::make_unique<v1::Prediction::AsyncService>();
+  grpc::EnableDefaultHealthCheckService(true);
+  if (options.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+
+  grpc::ServerBuilder builder;
+  Configure(builder, options);
+  self->acceptor_->Register(builder, Credentials(options));
+  builder.RegisterService(self->service_.get());
+  GrpcServer* raw = self.get();
+  self->spread_ = std::make_unique<LoadSpread>(options.shards, [raw](size_t i) {
+    ShardLoop* loop = raw->loops_[i].get();
+    loop->Post([raw, loop] { StreamCall::Arm(loop, raw->service_.get()); });
+  });
+  for (size_t i = 0; i < options.shards; ++i) {
+    self->loops_.push_back(std::make_unique<ShardLoop>(i, options.loop, models, self->budget_.get(), self->spread_.get(),
+                                                       builder.AddCompletionQueue()));
+  }
+  self->server_ = builder.BuildAndStart();
+  if (!self->server_) return absl::InternalError("gRPC did not start; see the log for its reason");
+  for (const auto& loop : self->loops_) {
+    loop->Start([raw, loop = loop.get(), models] { ArmUnaryCalls(loop, raw->service_.get(), models, &raw->loops_); });
+  }
+  self->spread_->Start();
+  self->acceptor_->Start();
+  return self;
+}
+
+GrpcServer::~GrpcServer() { Stop(); }
+
+const std::vector<std::string>& GrpcServer::addresses() const { return acceptor_->addresses(); }
+
+bool GrpcServer::Drain(uint32_t deadline_ms) {
+  const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(deadline_ms);
+  server_->GetHealthCheckService()->SetServingStatus(false);
+  acceptor_->Stop();
+  for (const auto& loop : loops_) {
+    loop->Post([loop = loop.get(), deadline_ms] { loop->shard().Drain(deadline_ms); });
+  }
+  return spread_->WaitForNone(until);
+}
+
+void GrpcServer::Stop() {
+  if (!server_) return;
+  acceptor_->Stop();
+  // In this order: the server, whose cancelled calls come back through the queues; then the queues.
+  server_->Shutdown(std::chrono::system_clock::now());
+  for (const auto& loop : loops_) loop->Shutdown();
+  for (const auto& loop : loops_) loop->Join();
+  server_.reset();
+}
+
+}  // namespace lstm::server

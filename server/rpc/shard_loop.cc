@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: MIT
+#include "server/rpc/shard_loop.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <chrono>
+#include <string>
+#include <utility>
+
+#include "server/rpc/load_spread.h"
+#include "server/rpc/stream_call.h"
+
+namespace lstm::server {
+namespace {
+
+constexpr size_t kEventsPerRound = 4096;
+constexpr uint64_t kCheckEveryUs = 1'000'000;
+
+uint64_t MonotonicMicros() {
+  return static_cast<uint64_t>(
+      std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now().time_since_epoch()).count());
+}
+
+}  // namespace
+
+ShardLoop::ShardLoop(size_t index, const Options& options, std::shared_ptr<const ModelRepository> models,
+                     MemoryBudget* budget, LoadSpread* spread, std::unique_ptr<grpc::ServerCompletionQueue> queue)
+    : index_(index),
+      options_(options),
+      spread_(spread),
+      queue_(std::move(queue)),
+      shard_(options.shard, std::move(models), budget, MonotonicMicros) {}
+
+ShardLoop::~ShardLoop() { Join(); }
+
+uint64_t ShardLoop::now_us() const { return MonotonicMicros(); }
+
+void ShardLoop::Start(std::function<void()> arm) {
+  thread_ = std::thread([this, arm = std::move(arm)] {
+    pthread_setname_np(pthread_self(), ("shard-" + std::to_string(index_)).c_str());
+    if (options_.pin) {
+      cpu_set_t allowed, one;
+      CPU_ZERO(&one);
+      // The index-th of the cores that the process may use: in a container not the machine's own numbering.
+      if (sched_getaffinity(0, sizeof(allowed), &allowed) == 0) {
+        size_t seen = 0;
+        for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+          if (CPU_ISSET(cpu, &allowed) && seen++ == index_ % static_cast<size_t>(CPU_COUNT(&allowed))) CPU_SET(cpu, &one);
+        }
+        pthread_setaffinity_np(pthread_self(), sizeof(one), &one);
+      }
+    }
+    arm();
+    Run();
+  });
+}
+
+void ShardLoop::Join() {
+  if (thread_.joinable()) thread_.join();
+}
+
+void ShardLoop::Post(std::function<void()> task) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (shut_down_) return;
+  posted_.push_back(std::move(task));
+  if (wake_pending_) return;
+  wake_pending_ = true;
+  alarm_ = std::make_unique<grpc::Alarm>();
+  alarm_->Set(queue_.get(), gpr_now(GPR_CLOCK_MONOTONIC), &wake_);
+}
+
+void ShardLoop::RunPosted() {
+  std::vector<std::function<void()>> tasks;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    tasks.swap(posted_);
+    wake_pending_ = false;
+  }
+  for (const auto& task : tasks) task();
+}
+
+void ShardLoop::Shutdown() {
+  // On the thread, so that nothing is asked of the queue after its end: gRPC aborts on that.
+  Post([this] {
+    ending_ = true;
+    queue_->Shutdown();
+  });
+  const std::lock_guard<std::mutex> lock(mutex_);
+  shut_down_ = true;
+}
+
+void ShardLoop::Run() {
+  while (TakeEvents(!shard_.has_work())) {
+    if (shard_.next_timer_us() <= MonotonicMicros()) shard_.RunTimers();
+    if (shard_.has_work()) shard_.Work();
+    Flush();
+    if (!calls_.empty() && MonotonicMicros() >= next_check_us_) DropStalled();
+  }
+}
+
+bool ShardLoop::TakeEvents(bool wait) {
+  const gpr_timespec now = gpr_now(GPR_CLOCK_MONOTONIC);
+  gpr_timespec until = now;
+  if (wait) {
+    uint64_t at = shard_.next_timer_us();
+    if (!calls_.empty()) at = std::min(at, next_check_us_);
+    const uint64_t now_micros = MonotonicMicros();
+    until = at == UINT64_MAX ? gpr_inf_future(GPR_CLOCK_MONOTONIC)
+                             : gpr_time_add(now, gpr_time_from_micros(static_cast<int64_t>(at - std::min(at, now_micros)), GPR_TIMESPAN));
+  }
+  void* tag = nullptr;
+  bool ok = false;
+  size_t events = 0;
+  auto status = queue_->AsyncNext(&tag, &ok, until);
+  while (status == grpc::CompletionQueue::GOT_EVENT) {
+    static_cast<Tag*>(tag)->Done(ok);
+    // A look for more costs a system call: a lone stream in ping-pong is spared it.
+    if (++events == 1 && calls_.size() <= 1 && last_events_ <= 1) break;
+    if (events == kEventsPerRound) break;
+    status = queue_->AsyncNext(&tag, &ok, gpr_time_0(GPR_CLOCK_MONOTONIC));
+  }
+  last_events_ = events;
+  return status != grpc::CompletionQueue::SHUTDOWN;
+}
+
+void ShardLoop::Flush() {
+  // A call that ends while it is flushed leaves the list by Remove, as a null.
+  for (size_t i = 0; i < dirty_.size(); ++i) {
+    if (dirty_[i] != nullptr) dirty_[i]->Flush();
+  }
+  dirty_.clear();
+}
+
+void ShardLoop::Remove(StreamCall* call) {
+  calls_.erase(call);
+  std::replace(dirty_.begin(), dirty_.end(), call, static_cast<StreamCall*>(nullptr));
+}
+
+void ShardLoop::DropStalled() {
+  const uint64_t now = MonotonicMicros();
+  next_check_us_ = now + kCheckEveryUs;
+  for (StreamCall* call : calls_) call->Check(now);
+  Flush();
+}
+
+}  // namespace lstm::server

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <grpcpp/alarm.h>
+#include <grpcpp/completion_queue.h>
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <unordered_set>
+#include <vector>
+
+#include "lstm/v1/prediction.grpc.pb.h"
+#include "server/shard/shard.h"
+
+namespace lstm::server {
+
+class LoadSpread;
+class StreamCall;
+
+// What a completion queue gives back. Done is called on the loop's thread, once per operation.
+class Tag {
+ public:
+  virtual ~Tag() = default;
+  virtual void Done(bool ok) = 0;
+};
+
+// A tag that calls a member function: one for each kind of operation of a call.
+template <typename T>
+class MemberTag : public Tag {
+ public:
+  MemberTag(T* object, void (T::*done)(bool)) : object_(object), done_(done) {}
+  void Done(bool ok) override { (object_->*done_)(ok); }
+
+ private:
+  T* const object_;
+  void (T::*const done_)(bool);
+};
+
+// One core: a completion queue, the thread that polls it, and the shard that the thread drives. A round takes in all that
+// has arrived, computes a slice, and sends one message per stream. Everything runs on that thread, but for Start, Post,
+// Shutdown and Join.
+class ShardLoop {
+ public:
+  struct Options {
+    Shard::Options shard;
+    bool pin = true;                      // the thread to core `index`
+    size_t stream_budget_bytes = 4u << 20;  // not computed and not sent: above it the stream is not read
+    uint32_t stalled_write_s = 60;        // a client that takes no answer this long is dropped
+    uint32_t idle_stream_s = 300;         // a stream without a session is closed after this long
+  };
+
+  ShardLoop(size_t index, const Options& options, std::shared_ptr<const ModelRepository> models, MemoryBudget* budget,
+            LoadSpread* spread, std::unique_ptr<grpc::ServerCompletionQueue> queue);
+  ~ShardLoop();
+
+  // `arm` posts the first requests; it runs on the thread.
+  void Start(std::function<void()> arm);
+  // Runs `task` on the thread soon; never blocks. Dropped after Shutdown.
+  void Post(std::function<void()> task);
+  // After the gRPC server was shut down: the queue empties and the thread ends.
+  void Shutdown();
+  void Join();
+
+  // For calls, on the thread.
+  Shard& shard() { return shard_; }
+  grpc::ServerCompletionQueue* queue() { return queue_.get(); }
+  const Options& options() const { return options_; }
+  LoadSpread& spread() { return *spread_; }
+  size_t index() const { return index_; }
+  // The queue takes nothing new.
+  bool ending() const { return ending_; }
+  uint64_t now_us() const;
+  void MarkDirty(StreamCall* call) { dirty_.push_back(call); }
+  void Add(StreamCall* call) { calls_.insert(call); }
+  void Remove(StreamCall* call);
+
+ private:
+  class Wake : public Tag {
+   public:
+    explicit Wake(ShardLoop* loop) : loop_(loop) {}
+    void Done(bool) override { loop_->RunPosted(); }
+
+   private:
+    ShardLoop* const loop_;
+  };
+
+  void Run();
+  bool TakeEvents(bool wait);  // false: the queue has ended
+  void RunPosted();
+  void Flush();
+  void DropStalled();
+
+  const size_t index_;
+  const Options options_;
+  LoadSpread* const spread_;
+  const std::unique_ptr<grpc::ServerCompletionQueue> queue_;
+  Shard shard_;
+  std::thread thread_;
+  std::unordered_set<StreamCall*> calls_;
+  std::vector<StreamCall*> dirty_;  // have responses to send, or may read or end
+  uint64_t next_check_us_ = 0;
+  size_t last_events_ = 0;
+  bool ending_ = false;
+
+  std::mutex mutex_;
+  std::vector<std::function<void()>> posted_;  // guarded by mutex_
+  bool wake_pending_ = false;                  // guarded by mutex_
+  bool shut_down_ = false;                     // guarded by mutex_
+  std::unique_ptr<grpc::Alarm> alarm_;         // guarded by mutex_
+  Wake wake_{this};
+};
+
+}  // namespace lstm::server

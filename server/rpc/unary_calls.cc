@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: MIT
+#include "server/rpc/unary_calls.h"
+
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/async_unary_call.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/rpc/status_mapping.h"
+
+namespace lstm::server {
+namespace {
+
+using Service = v1::Prediction::AsyncService;
+using Loops = std::vector<std::unique_ptr<ShardLoop>>;
+
+struct Around {  // what handlers need besides their call
+  ShardLoop* loop;
+  std::shared_ptr<const ModelRepository> models;
+  const Loops* loops;
+};
+
+// One unary call. Deletes itself when gRPC has given back its last tag; arms its successor when it begins.
+template <typename Request, typename Response>
+class UnaryCall {
+ public:
+  using Responder = grpc::ServerAsyncResponseWriter<Response>;
+  using Method = void (Service::*)(grpc::ServerContext*, Request*, Responder*, grpc::CompletionQueue*,
+                                   grpc::ServerCompletionQueue*, void*);
+  using Handler = void (*)(UnaryCall*);
+
+  static void Arm(const Around& around, Service* service, Method method, Handler handler) {
+    if (!around.loop->ending()) new UnaryCall(around, service, method, handler);
+  }
+
+  const Around& around() const { return around_; }
+  const Request& request() const { return request_; }
+  Response* response() { return &response_; }
+  bool cancelled() const { return cancelled_; }
+  // Called when the client goes before the answer.
+  void OnCancel(std::function<void()> f) { on_cancel_ = std::move(f); }
+
+  // Once, on the loop's thread.
+  void Finish(const absl::Status& status) {
+    on_cancel_ = nullptr;
+    ++pending_;
+    if (status.ok()) {
+      responder_.Finish(response_, grpc::Status::OK, &finished_);
+    } else {
+      responder_.FinishWithError(ToGrpc(status), &finished_);
+    }
+  }
+  // Instead of Finish, when the client has gone and nothing will come any more.
+  void Abandon() { Finish(absl::CancelledError("the client has gone")); }
+
+ private:
+  UnaryCall(const Around& around, Service* service, Method method, Handler handler)
+      : around_(around), service_(service), method_(method), handler_(handler) {
+    context_.AsyncNotifyWhenDone(&done_);
+    (service_->*method_)(&context_, &request_, &responder_, around_.loop->queue(), around_.loop->queue(), &accepted_);
+  }
+
+  void OnAccepted(bool ok) {
+    if (!ok) {  // never began: the done tag does not come either
+      delete this;
+      return;
+    }
+    Arm(around_, service_, method_, handler_);
+    ++pending_;  // the done tag
+    handler_(this);
+  }
+  void OnDone(bool) {
+    cancelled_ = context_.IsCancelled();
+    if (cancelled_ && on_cancel_) std::exchange(on_cancel_, nullptr)();
+    Release();
+  }
+  void OnFinished(bool) { Release(); }
+  void Release() {
+    if (--pending_ == 0) delete this;
+  }
+
+  const Around around_;
+  Service* const service_;
+  const Method method_;
+  const Handler handler_;
+  grpc::ServerContext context_;
+  Request request_;
+  Response response_;
+  Responder responder_{&context_};
+  MemberTag<UnaryCall> accepted_{this, &UnaryCall::OnAccepted}, done_{this, &UnaryCall::OnDone},
+      finished_{this, &UnaryCall::OnFinished};
+  std::function<void()> on_cancel_;
+  int pending_ = 0;
+  bool cancelled_ = false;
+};
+
+using PredictRpc = UnaryCall<v1::PredictRequest, v1::PredictResponse>;
+using ListModelsRpc = UnaryCall<v1::ListModelsRequest, v1::ListModelsResponse>;
+using GetModelRpc = UnaryCall<v1::GetModelRequest, v1::GetModelResponse>;
+using ListSessionsRpc = UnaryCall<v1::ListSessionsRequest, v1::ListSessionsResponse>;
+using GetSessionRpc = UnaryCall<v1::GetSessionRequest, v1::GetSessionResponse>;
+using CloseSessionRpc = UnaryCall<v1::CloseSessionRequest, v1::CloseSessionResponse>;
+
+void HandlePredict(PredictRpc* call) {
+  Shard& shard = call->around().loop->shard();
+  call->OnCancel([call, &shard] {
+    shard.ForgetPredict(call->response());
+    call->Abandon();
+  });
+  shard.Predict(call->request(), call->response(), [call](const absl::Status& status) { call->Finish(status); });
+}
+
+void HandleListModels(ListModelsRpc* call) {
+  std::string last;
+  for (const ServedModelPtr& model : call->around().models->all()) {
+    if (model->name == last) continue;  // the newest version comes first
+    last = model->name;
+    v1::ModelInfo* info = call->response()->add_models();
+    *info = model->info;
+    info->clear_vocabulary();
+  }
+  call->Finish(absl::OkStatus());
+}
+
+void HandleGetModel(GetModelRpc* call) {
+  auto model = call->around().models->Find(call->request().name(), call->request().version());
+  if (model.ok()) *call->response()->mutable_model() = (*model)->info;
+  call->Finish(model.status());
+}
+
+// Asks every loop in turn, then comes back to the call's own.
+void AskEach(const Around& around, size_t next, std::function<void(Shard&)> ask, std::function<void()> done) {
+  if (next == around.loops->size()) {
+    around.loop->Post(std::move(done));
+    return;
+  }
+  ShardLoop* loop = (*around.loops)[next].get();
+  loop->Post([around, next, loop, ask = std::move(ask), done = std::move(done)]() mutable {
+    ask(loop->shard());
+    AskEach(around, next + 1, std::move(ask), std::move(done));
+  });
+}
+
+constexpr uint32_t kListedByDefault = 1000, kListedAtMost = 10'000;
+
+void HandleListSessions(ListSessionsRpc* call) {
+  auto found = std::make_shared<std::vector<v1::SessionInfo>>();
+  AskEach(
+      call->around(), 0, [call, found](Shard& shard) { shard.List(call->request().model(), found.get()); },
+      [call, found] {
+        std::sort(found->begin(), found->end(),
+                  [](const auto& a, const auto& b) { return a.session_id() < b.session_id(); });
+        const uint32_t asked = call->request().limit();
+        const size_t limit = std::min<size_t>(found->size(), asked == 0 ? kListedByDefault : std::min(asked, kListedAtMost));
+        call->response()->set_total(found->size());
+        for (size_t i = 0; i < limit; ++i) call->response()->add_sessions()->Swap(&(*found)[i]);
+        call->Finish(absl::OkStatus());
+      });
+}
+
+absl::StatusOr<SessionId> IdOf(const std::string& bytes) {
+  SessionId id;
+  if (bytes.size() != id.size()) {
+    return absl::InvalidArgumentError(absl::StrCat("session_id has ", bytes.size(), " bytes, expected ", id.size()));
+  }
+  std::copy(bytes.begin(), bytes.end(), id.begin());
+  return id;
+}
+
+// Asks every loop for one session; the answer of the loop that has it wins, and a reason wins over none.
+template <typename Rpc, typename Ask>
+void OfOneSession(Rpc* call, Ask ask) {
+  const absl::StatusOr<SessionId> id = IdOf(call->request().session_id());
+  if (!id.ok()) return call->Finish(id.status());
+  auto result = std::make_shared<absl::Status>(absl::NotFoundError("no such session"));
+  AskEach(
+      call->around(), 0,
+      [call, ask, id = *id, result](Shard& shard) {
+        if (result->ok()) return;
+        const absl::Status status = ask(shard, id, call->response());
+        if (status.ok() || status.message() != "no such session") *result = status;
+      },
+      [call, result] { call->Finish(*result); });
+}
+
+void HandleGetSession(GetSessionRpc* call) {
+  OfOneSession(call, [](Shard& shard, const SessionId& id, v1::GetSessionResponse* response) {
+    auto info = shard.Get(id);
+    if (info.ok()) *response->mutable_session() = *info;
+    return info.status();
+  });
+}
+
+void HandleCloseSession(CloseSessionRpc* call) {
+  OfOneSession(call, [](Shard& shard, const SessionId& id, v1::CloseSessionResponse* response) {
+    auto applied = shard.CloseByOperator(id);
+    if (applied.ok()) response->set_applied_seq(*applied);
+    return applied.status();
+  });
+}
+
+template <typename Rpc>
+void HandleLater(Rpc* call) {
+  call->Finish(absl::UnimplementedError("this server does not fork, export or import sessions yet"));
+}
+
+}  // namespace
+
+void ArmUnaryCalls(ShardLoop* loop, Service* service, std::shared_ptr<const ModelRepository> models, const Loops* loops) {
+  const Around around{loop, std::move(models), loops};
+  PredictRpc::Arm(around, service, &Service::RequestPredict, HandlePredict);
+  ListModelsRpc::Arm(around, service, &Service::RequestListModels, HandleListModels);
+  GetModelRpc::Arm(around, service, &Service::RequestGetModel, HandleGetModel);
+  ListSessionsRpc::Arm(around, service, &Service::RequestListSessions, HandleListSessions);
+  GetSessionRpc::Arm(around, service, &Service::RequestGetSession, HandleGetSession);
+  CloseSessionRpc::Arm(around, service, &Service::RequestCloseSession, HandleCloseSession);
+  using Fork = UnaryCall<v1::ForkSessionRequest, v1::ForkSessionResponse>;
+  using Export = UnaryCall<v1::ExportSessionRequest, v1::ExportSessionResponse>;
+  using Import = UnaryCall<v1::ImportSessionRequest, v1::ImportSessionResponse>;
+  Fork::Arm(around, service, &Service::RequestForkSession, HandleLater<Fork>);
+  Export::Arm(around, service, &Service::RequestExportSession, HandleLater<Export>);
+  Import::Arm(around, service, &Service::RequestImportSession, HandleLater<Import>);
+}
+
+}  // namespace lstm::server

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: MIT
+#include "server/shard/predict.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
+#include "server/shard/tensor_codec.h"
+
+namespace lstm::server {
+namespace {
+
+absl::Status Prepare(const v1::PredictRequest& request, const ModelRepository& models, size_t max_answer_bytes,
+                     PredictCall& call) {
+  LSTM_ASSIGN_OR_RETURN(call.model, models.Find(request.model(), request.version()));
+  const core::StepProgram& program = *call.model->program;
+  LSTM_ASSIGN_OR_RETURN(call.selected, SelectOutputs(program, request.options()));
+  call.state = core::AlignedBuffer<float>(program.state_floats());
+  std::copy(program.initial_state().begin(), program.initial_state().end(), call.state.data());
+  LSTM_RETURN_IF_ERROR(DecodeState(program, request.initial_state(), call.state.span()));
+
+  TurnRecord& record = call.record;
+  LSTM_ASSIGN_OR_RETURN(record.steps, DecodeInputs(program, request.inputs(), request.steps(), record.input));
+  if (record.steps == 0) return absl::InvalidArgumentError("steps is 0, expected at least 1");
+  const size_t per_step = AnswerStepBytes(program, call.selected);
+  record.last_step_only = request.options().last_step_only();
+  record.answer_steps = record.last_step_only ? 1 : record.steps;
+  if (record.answer_steps * per_step > max_answer_bytes) {
+    return absl::InvalidArgumentError(absl::StrCat("the answer to ", record.steps, " steps has ",
+                                                   record.answer_steps * per_step, " bytes, at most ", max_answer_bytes,
+                                                   " can be sent: steps may be at most ", max_answer_bytes / per_step,
+                                                   "; or use last_step_only, or a stream"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void Shard::Predict(const v1::PredictRequest& request, v1::PredictResponse* response, PredictDone done) {
+  if (draining_) return done(absl::UnavailableError("the server is going away; ask another, or again later"));
+  auto call = std::make_unique<PredictCall>();
+  const absl::Status prepared = Prepare(request, *models_, options_.max_turn_answer_bytes, *call);
+  if (!prepared.ok()) return done(prepared);
+
+  const core::StepProgram& program = *call->model->program;
+  TurnRecord& record = call->record;
+  const size_t answer_bytes = record.answer_steps * AnswerStepBytes(program, call->selected);
+  const uint64_t charge = record.input.size() + answer_bytes + 3 * call->state.size() * sizeof(float);
+  if (!budget_->TakeBytes(charge)) {
+    return done(absl::ResourceExhaustedError("no memory for this sequence now; try again later"));
+  }
+  record.charged_bytes = charge;
+  record.predict = call.get();
+  record.program = &program;
+  record.state = call->state.data();
+  record.answer.resize(answer_bytes);
+  BindBuffers(&record, call->selected);
+  call->response = response;
+  call->return_state = request.return_state();
+  call->done = std::move(done);
+  TakeScratch(&record);
+  engine_.Add(&record);
+  predicts_.emplace(response, std::move(call));
+}
+
+void Shard::ForgetPredict(const v1::PredictResponse* response) {
+  const auto it = predicts_.find(response);
+  if (it == predicts_.end()) return;
+  // The engine still reads it: it is computed to its end and then dropped.
+  it->second->done = nullptr;
+  abandoned_.push_back(std::move(it->second));
+  predicts_.erase(it);
+}
+
+void Shard::FinishPredict(TurnRecord* record) {
+  PredictCall* call = record->predict;
+  if (call->done) {
+    if (record->status.ok()) {
+      EncodeOutputs(*record->program, call->selected, record->answer_steps, record->answer,
+                    call->response->mutable_outputs());
+      if (call->return_state) {
+        EncodeState(*record->program, {record->new_state, call->state.size()}, call->response->mutable_state());
+      }
+      call->response->set_model_hash(call->model->info.model_hash());
+      call->response->set_numerics_id(record->program->numerics_id());
+      call->response->set_version(call->model->version);
+    }
+    PredictDone done = std::move(call->done);
+    done(record->status);
+  }
+  GiveScratch(record);
+  budget_->GiveBytes(record->charged_bytes);
+  // A caller that left may have been followed by another with a response at the same address.
+  if (const auto it = predicts_.find(call->response); it != predicts_.end() && it->second.get() == call) {
+    predicts_.erase(it);
+    return;
+  }
+  std::erase_if(abandoned_, [&](const auto& abandoned) { return abandoned.get() == call; });
+}
+
+}  // namespace lstm::server

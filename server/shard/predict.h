@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/base/aligned_buffer.h"
+#include "server/shard/shard.h"
+
+namespace lstm::server {
+
+// A whole sequence through a temporary state: one turn of the engine like any other, so that its steps share batches with
+// those of the sessions and hold nobody up. Owned by its shard until it is done.
+struct PredictCall {
+  TurnRecord record;
+  ServedModelPtr model;
+  std::vector<uint32_t> selected;
+  core::AlignedBuffer<float> state;
+  v1::PredictResponse* response = nullptr;
+  bool return_state = false;
+  Shard::PredictDone done;  // empty: the caller has gone
+};
+
+}  // namespace lstm::server
