@@ -44,8 +44,8 @@ struct LstmOp {
   ConstantPtr weight;      // [4H, I]
   ConstantPtr recurrent;   // [4H, H], or [4H, P] with a projection
   ConstantPtr bias;        // [4H]
-  ConstantPtr peephole;    // [3H] in the order i f o, or null
-  ConstantPtr projection;  // [P, H], or null
+  ConstantPtr peephole = {};    // [3H] in the order i f o, or null
+  ConstantPtr projection = {};  // [P, H], or null
   StateId hidden = -1;     // [H] or [P]
   StateId cell = -1;       // [H]
 };

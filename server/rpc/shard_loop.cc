@@ -61,14 +61,15 @@ void ShardLoop::Join() {
   if (thread_.joinable()) thread_.join();
 }
 
-void ShardLoop::Post(std::function<void()> task) {
+bool ShardLoop::Post(std::function<void()> task) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (shut_down_) return;
+  if (shut_down_) return false;
   posted_.push_back(std::move(task));
-  if (wake_pending_) return;
+  if (wake_pending_) return true;
   wake_pending_ = true;
   alarm_ = std::make_unique<grpc::Alarm>();
   alarm_->Set(queue_.get(), gpr_now(GPR_CLOCK_MONOTONIC), &wake_);
+  return true;
 }
 
 void ShardLoop::RunPosted() {
@@ -82,21 +83,23 @@ void ShardLoop::RunPosted() {
 }
 
 void ShardLoop::Shutdown() {
-  // On the thread, so that nothing is asked of the queue after its end: gRPC aborts on that.
-  Post([this] {
-    ending_ = true;
-    queue_->Shutdown();
-  });
-  const std::lock_guard<std::mutex> lock(mutex_);
-  shut_down_ = true;
+  Post([this] { ending_ = true; });
 }
 
 void ShardLoop::Run() {
+  bool open = true;
   while (TakeEvents(!shard_.has_work())) {
     if (shard_.next_timer_us() <= MonotonicMicros()) shard_.RunTimers();
     if (shard_.has_work()) shard_.Work();
     Flush();
     if (!calls_.empty() && MonotonicMicros() >= next_check_us_) DropStalled();
+    // On this thread and after the last call, so that nothing is asked of the queue after its end: gRPC aborts on that.
+    if (open && ending_ && live_calls_ == 0) {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      open = false;
+      shut_down_ = true;
+      queue_->Shutdown();
+    }
   }
 }
 

@@ -58,9 +58,9 @@ class ShardLoop {
 
   // `arm` posts the first requests; it runs on the thread.
   void Start(std::function<void()> arm);
-  // Runs `task` on the thread soon; never blocks. Dropped after Shutdown.
-  void Post(std::function<void()> task);
-  // After the gRPC server was shut down: the queue empties and the thread ends.
+  // Runs `task` on the thread soon; never blocks. False: the queue has ended, and the task is dropped.
+  bool Post(std::function<void()> task);
+  // After the gRPC server was shut down: the calls come to their ends, the queue empties, and the thread ends.
   void Shutdown();
   void Join();
 
@@ -70,8 +70,11 @@ class ShardLoop {
   const Options& options() const { return options_; }
   LoadSpread& spread() { return *spread_; }
   size_t index() const { return index_; }
-  // The queue takes nothing new.
+  // No new calls are armed.
   bool ending() const { return ending_; }
+  // Calls that have begun and not come to their end: as long, the queue stays open for their operations.
+  void CallBegan() { ++live_calls_; }
+  void CallEnded() { --live_calls_; }
   uint64_t now_us() const;
   void MarkDirty(StreamCall* call) { dirty_.push_back(call); }
   void Add(StreamCall* call) { calls_.insert(call); }
@@ -104,6 +107,7 @@ class ShardLoop {
   uint64_t next_check_us_ = 0;
   size_t last_events_ = 0;
   bool ending_ = false;
+  size_t live_calls_ = 0;
 
   std::mutex mutex_;
   std::vector<std::function<void()>> posted_;  // guarded by mutex_

@@ -30,6 +30,7 @@ void StreamCall::OnAccepted(bool ok) {
     delete this;
     return;
   }
+  loop_->CallBegan();
   loop_->Add(this);
   shard_stream_ = loop_->shard().Attach(this);
   last_message_us_ = loop_->now_us();
@@ -144,7 +145,9 @@ void StreamCall::OnFinished(bool) {
 }
 
 void StreamCall::MaybeDelete() {
-  if (done_ && pending_ == 0) delete this;
+  if (!done_ || pending_ > 0) return;
+  loop_->CallEnded();
+  delete this;
 }
 
 }  // namespace lstm::server

@@ -67,6 +67,7 @@ class UnaryCall {
       delete this;
       return;
     }
+    around_.loop->CallBegan();
     Arm(around_, service_, method_, handler_);
     ++pending_;  // the done tag
     handler_(this);
@@ -78,7 +79,9 @@ class UnaryCall {
   }
   void OnFinished(bool) { Release(); }
   void Release() {
-    if (--pending_ == 0) delete this;
+    if (--pending_ > 0) return;
+    around_.loop->CallEnded();
+    delete this;
   }
 
   const Around around_;
@@ -131,16 +134,16 @@ void HandleGetModel(GetModelRpc* call) {
 }
 
 // Asks every loop in turn, then comes back to the call's own.
-void AskEach(const Around& around, size_t next, std::function<void(Shard&)> ask, std::function<void()> done) {
-  if (next == around.loops->size()) {
-    around.loop->Post(std::move(done));
-    return;
+void AskEach(const Around& around, size_t next, const std::function<void(Shard&)>& ask, const std::function<void()>& done) {
+  for (; next < around.loops->size(); ++next) {
+    ShardLoop* loop = (*around.loops)[next].get();
+    const bool posted = loop->Post([around, next, loop, ask, done] {
+      ask(loop->shard());
+      AskEach(around, next + 1, ask, done);
+    });
+    if (posted) return;  // else that loop has ended, and its sessions with it
   }
-  ShardLoop* loop = (*around.loops)[next].get();
-  loop->Post([around, next, loop, ask = std::move(ask), done = std::move(done)]() mutable {
-    ask(loop->shard());
-    AskEach(around, next + 1, std::move(ask), std::move(done));
-  });
+  around.loop->Post(done);
 }
 
 constexpr uint32_t kListedByDefault = 1000, kListedAtMost = 10'000;

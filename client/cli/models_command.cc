@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: MIT
+#include <CLI/CLI.hpp>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "client/cli/command.h"
+#include "core/base/status_macros.h"
+
+namespace lstm::client {
+namespace {
+
+nlohmann::ordered_json Json(const v1::TensorSpec& spec) {
+  nlohmann::ordered_json json = {{"name", spec.name()}, {"type", v1::DataType_Name(spec.type())}};
+  json["shape"] = std::vector<int64_t>(spec.shape().begin(), spec.shape().end());
+  return json;
+}
+
+std::string Text(const google::protobuf::RepeatedPtrField<v1::TensorSpec>& specs) {
+  return absl::StrJoin(specs, ", ", [](std::string* out, const v1::TensorSpec& s) {
+    absl::StrAppend(out, s.name(), " ", v1::DataType_Name(s.type()), "[", absl::StrJoin(s.shape(), ", "), "]");
+  });
+}
+
+absl::Status Run(const Connection& connection, bool json) {
+  LSTM_ASSIGN_OR_RETURN(auto client, connection.Connect());
+  LSTM_ASSIGN_OR_RETURN(const auto models, client->ListModels());
+  nlohmann::ordered_json all = nlohmann::ordered_json::array();
+  for (const v1::ModelInfo& model : models) {
+    if (!json) {
+      std::cout << model.name() << "  version " << absl::StrJoin(model.versions(), ", ") << ", " << model.parameters() << " parameters, "
+                << model.state_bytes() << " bytes of state a session\n  " << model.description() << "\n  in:    " << Text(model.inputs())
+                << "\n  out:   " << Text(model.outputs()) << "\n  state: " << Text(model.state()) << "\n";
+      continue;
+    }
+    nlohmann::ordered_json one = {{"name", model.name()}};
+    one["versions"] = std::vector<std::string>(model.versions().begin(), model.versions().end());
+    for (const auto& [key, specs] : {std::pair{"inputs", &model.inputs()}, {"outputs", &model.outputs()}, {"state", &model.state()}}) {
+      one[key] = nlohmann::ordered_json::array();
+      for (const v1::TensorSpec& spec : *specs) one[key].push_back(Json(spec));
+    }
+    all.push_back(one);
+  }
+  if (json) std::cout << nlohmann::ordered_json{{"models", all}}.dump() << "\n";
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddModelsCommand(CLI::App& app, const Connection& connection, absl::Status& result) {
+  CLI::App* command = app.add_subcommand("models", "List the models that are served");
+  auto json = std::make_shared<bool>(false);
+  command->add_flag("--json", *json, "As JSON");
+  command->callback([&connection, &result, json] { result = Run(connection, *json); });
+}
+
+}  // namespace lstm::client

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: MIT
+#include <CLI/CLI.hpp>
+#include <chrono>
+#include <deque>
+#include <filesystem>
+#include <future>
+#include <iostream>
+
+#include "absl/strings/str_cat.h"
+#include "client/cli/command.h"
+#include "client/cli/input.h"
+#include "client/cli/output.h"
+#include "client/cpp/session.h"
+#include "client/cpp/stream.h"
+#include "core/base/status_macros.h"
+
+namespace lstm::client {
+namespace {
+
+using Instant = std::chrono::steady_clock::time_point;
+
+struct Options {
+  std::string model, version, format;
+  std::vector<std::string> files = {"-"};
+  std::vector<std::string> traces;
+  OutputOptions output;
+  uint32_t turn = 1;
+};
+
+// T steps as one turn: the values of each input one after another.
+v1::Step JoinSteps(const std::vector<InputStep>& steps) {
+  v1::Step turn;
+  turn.set_steps(static_cast<uint32_t>(steps.size()));
+  for (const v1::Tensor& first : steps[0].tensors) *turn.add_inputs() = first;
+  for (size_t k = 1; k < steps.size(); ++k) {
+    for (int i = 0; i < turn.inputs_size(); ++i) {
+      const v1::Tensor& from = steps[k].tensors[static_cast<size_t>(i)];
+      v1::Tensor* to = turn.mutable_inputs(i);
+      to->mutable_data()->append(from.data());
+      to->mutable_floats()->MergeFrom(from.floats());
+      to->mutable_ints()->MergeFrom(from.ints());
+    }
+  }
+  return turn;
+}
+
+// One input file and its session.
+struct Feed {
+  struct Sent {
+    std::vector<std::string> shown;
+    Instant at;
+    std::future<absl::StatusOr<v1::Result>> answer;
+  };
+  std::string label;
+  std::unique_ptr<InputReader> reader;
+  std::unique_ptr<Session> session;
+  std::deque<Sent> sent;
+  uint64_t step = 0;
+  bool ended = false;
+
+  absl::Status SendNext(uint32_t turn) {
+    std::vector<InputStep> steps;
+    while (steps.size() < turn) {
+      LSTM_ASSIGN_OR_RETURN(auto step_read, reader->Next());
+      if (!step_read) break;
+      steps.push_back(*std::move(step_read));
+    }
+    ended = steps.size() < turn;
+    if (steps.empty()) return absl::OkStatus();
+    Sent& one = sent.emplace_back();
+    for (const InputStep& s : steps) one.shown.push_back(s.shown);
+    one.at = std::chrono::steady_clock::now();
+    auto promise = std::make_shared<std::promise<absl::StatusOr<v1::Result>>>();
+    one.answer = promise->get_future();
+    return session->Send(JoinSteps(steps), [promise](absl::StatusOr<v1::Result> r) { promise->set_value(std::move(r)); });
+  }
+
+  absl::Status PrintFirst(OutputWriter& writer, double timeout_s) {
+    Sent one = std::move(sent.front());
+    sent.pop_front();
+    if (one.answer.wait_for(std::chrono::duration<double>(timeout_s)) != std::future_status::ready) {
+      return absl::DeadlineExceededError(absl::StrCat("no answer within ", timeout_s, " s"));
+    }
+    const auto result = one.answer.get();
+    if (!result.ok()) return result.status();
+    const double micros = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - one.at).count();
+    for (uint32_t row = 0; row < one.shown.size(); ++row) {
+      LSTM_RETURN_IF_ERROR(writer.Write({step++, label, one.shown[row], &*result, row, micros}));
+    }
+    return absl::OkStatus();
+  }
+};
+
+absl::Status RunStream(const Connection& connection, const Options& options) {
+  LSTM_ASSIGN_OR_RETURN(auto client, connection.Connect());
+  LSTM_ASSIGN_OR_RETURN(const v1::ModelInfo model, client->GetModel(options.model, options.version));
+  LSTM_ASSIGN_OR_RETURN(auto writer, OpenOutput(options.output, model));
+  LSTM_ASSIGN_OR_RETURN(auto stream, client->OpenStream());
+  std::vector<Feed> feeds;
+  for (const std::string& file : options.files) {
+    Feed& feed = feeds.emplace_back();
+    if (options.files.size() > 1) feed.label = std::filesystem::path(file).stem().string();
+    LSTM_ASSIGN_OR_RETURN(feed.reader, OpenInput(file, options.format, model));
+    v1::Open open;
+    open.set_model(options.model);
+    open.set_version(options.version);
+    open.mutable_options()->set_timings(options.output.timing);
+    for (const std::string& trace : options.traces) open.mutable_options()->add_traces(trace);
+    LSTM_ASSIGN_OR_RETURN(feed.session, stream->Open(std::move(open), absl::Seconds(connection.timeout_s)));
+  }
+  // Each round sends one turn of every session, then shows its answer: several inputs run step by step side by side.
+  absl::Status status;
+  for (bool more = true; more && status.ok();) {
+    more = false;
+    for (Feed& feed : feeds) {
+      if (!feed.ended && status.ok()) status = feed.SendNext(options.turn);
+    }
+    for (Feed& feed : feeds) {
+      while (!feed.sent.empty() && status.ok()) status = feed.PrintFirst(*writer, connection.timeout_s);
+      more = more || !feed.ended;
+    }
+  }
+  for (Feed& feed : feeds) {
+    const absl::Status closed = feed.session->Close(absl::Seconds(connection.timeout_s));
+    if (status.ok()) status = closed;
+  }
+  const absl::Status finished = writer->Finish();
+  return status.ok() ? finished : status;
+}
+
+absl::Status RunPredict(const Connection& connection, const Options& options) {
+  LSTM_ASSIGN_OR_RETURN(auto client, connection.Connect());
+  LSTM_ASSIGN_OR_RETURN(const v1::ModelInfo model, client->GetModel(options.model, options.version));
+  LSTM_ASSIGN_OR_RETURN(auto writer, OpenOutput(options.output, model));
+  LSTM_ASSIGN_OR_RETURN(auto reader, OpenInput(options.files[0], options.format, model));
+  std::vector<InputStep> steps;
+  while (true) {
+    LSTM_ASSIGN_OR_RETURN(auto step, reader->Next());
+    if (!step) break;
+    steps.push_back(*std::move(step));
+  }
+  if (steps.empty()) return absl::InvalidArgumentError("the input is empty, expected at least one step");
+  v1::Step joined = JoinSteps(steps);
+  v1::PredictRequest request;
+  request.set_model(options.model);
+  request.set_version(options.version);
+  request.set_steps(joined.steps());
+  request.mutable_inputs()->Swap(joined.mutable_inputs());
+  for (const std::string& trace : options.traces) request.mutable_options()->add_traces(trace);
+  const auto begin = std::chrono::steady_clock::now();
+  LSTM_ASSIGN_OR_RETURN(v1::PredictResponse response, client->Predict(request));
+  const double micros = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count();
+  v1::Result result;
+  result.mutable_outputs()->Swap(response.mutable_outputs());
+  for (uint32_t row = 0; row < steps.size(); ++row) {
+    LSTM_RETURN_IF_ERROR(writer->Write({row, "", steps[row].shown, &result, row, micros}));
+  }
+  return writer->Finish();
+}
+
+void Describe(CLI::App* command, Options& o, bool several) {
+  command->add_option("MODEL", o.model, "Name of the model")->required();
+  if (several) {
+    command->add_option("FILES", o.files, "Inputs; '-' is standard input. Several run side by side on one stream, a session each");
+    command->add_option("--turn", o.turn, "Time steps sent together")->check(CLI::Range(1u, 4096u))->capture_default_str();
+  } else {
+    command->add_option("FILE", o.files, "Input; '-' is standard input")->expected(1);
+  }
+  command->add_option("--version", o.version, "Version of the model; default: the newest");
+  command->add_option("--format", o.format, "text, csv, ndjson, npy or wav; default: by the file's ending");
+  command->add_option("--output", o.output.path, "File for the predictions: .npy, .ndjson or .csv");
+  command->add_option("--select", o.output.select, "The output that an .npy file gets; default: the first");
+  command->add_option("--trace", o.traces, "State tensors or layers to show beside the outputs");
+  command->add_flag("--timing", o.output.timing, "Turn and timing fields in NDJSON");
+}
+
+}  // namespace
+
+void AddStreamCommands(CLI::App& app, const Connection& connection, absl::Status& result) {
+  auto stream = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("stream", "Stream steps through a session and print each prediction as it comes");
+  Describe(command, *stream, true);
+  command->callback([&connection, &result, stream] { result = RunStream(connection, *stream); });
+  auto predict = std::make_shared<Options>();
+  command = app.add_subcommand("predict", "Send a whole sequence at once, without a session");
+  Describe(command, *predict, false);
+  command->callback([&connection, &result, predict] { result = RunPredict(connection, *predict); });
+}
+
+}  // namespace lstm::client

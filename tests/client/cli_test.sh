@@ -1,0 +1,104 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# The binaries as a user meets them. $1: lstm-server, $2: lstm-client
+set -euo pipefail
+server=$1 client=$2
+work=$(mktemp -d)
+pid=
+stop() { [[ -z $pid ]] || kill -KILL "$pid" 2>/dev/null || true; rm -rf "$work"; }
+trap stop EXIT
+fail() { echo "FAILED: $*"; cat "$work/log"; exit 1; }
+# expect CODE COMMAND...: the exit code; what it says is in $work/out and $work/err
+expect() {
+  local want=$1 code=0
+  shift
+  "$@" >"$work/out" 2>"$work/err" || code=$?
+  [[ $code == "$want" ]] || fail "exit code $code, expected $want: $* ($(cat "$work/err"))"
+}
+says() { grep -q "$1" "$work/out" "$work/err" || fail "does not say '$1': $(cat "$work/out" "$work/err")"; }
+
+expect 1 "$server" --listen 127.0.0.1:0
+says "models DIR is missing"
+expect 1 "$server" --listen 0.0.0.0:0 --models models/repository
+says "behind-proxy"
+expect 1 "$server" --listen 127.0.0.1:0 --models "$work"
+says "no model could be loaded"
+expect 2 "$server" --nonsense
+expect 0 "$server" --help
+says "max-session-bytes"
+
+"$server" --listen 127.0.0.1:0 --models models/repository 2>"$work/log" &
+pid=$!
+address=
+until [[ -n $address ]]; do
+  kill -0 "$pid" || fail "the server did not start"
+  address=$(sed -n 's/.*listening on //p' "$work/log" | head -n 1)
+done
+run=("$client" --server "$address")
+golden=models/golden/french
+
+expect 0 "${run[@]}" models --json
+/usr/bin/python3 - "$work/out" <<'PY'
+import json, sys
+models = json.load(open(sys.argv[1]))["models"]
+french = next(m for m in models if m["name"] == "french")
+assert french["versions"] == ["1"] and french["inputs"][0] == {"name": "word", "type": "INT32", "shape": []}, french
+assert [s["name"] for s in french["state"]] == ["cell.h", "cell.c"]
+PY
+expect 0 "${run[@]}" stream french $golden/word.npy --output "$work/one.npy"
+expect 0 "${run[@]}" stream french $golden/word.npy --turn 16 --output "$work/sixteen.npy"
+expect 0 "${run[@]}" predict french $golden/word.npy --output "$work/whole.npy"
+cmp "$work/one.npy" "$work/sixteen.npy" || fail "turns of 16 give other bits"
+cmp "$work/one.npy" "$work/whole.npy" || fail "Predict gives other bits"
+/usr/bin/python3 - "$work/one.npy" $golden/probability.npy <<'PY'
+import sys, numpy as np
+a, b = (np.load(f) for f in sys.argv[1:])
+assert a.shape == b.shape and abs(a - b).max() < 1e-5, abs(a - b).max()
+PY
+expect 0 "${run[@]}" stream telemetry models/golden/telemetry/reading.npy --select forecast --output "$work/forecast.npy"
+expect 0 "${run[@]}" stream french $golden/word.npy --timing
+says '"step":0,.*"turn":1'
+echo "i grew up in france" >"$work/a.txt"
+echo "the clouds" >"$work/b.txt"
+expect 0 "${run[@]}" stream french "$work/a.txt" "$work/b.txt"
+[[ $(grep -c '"session":"a"' "$work/out") == 5 && $(grep -c '"session":"b"' "$work/out") == 2 ]] || fail "interleaved sessions"
+expect 0 "${run[@]}" stream french "$work/a.txt" --trace cell.c --output "$work/a.csv"
+head -n 1 "$work/a.csv" | grep -q 'cell.c\[63\]' || fail "traces in CSV"
+expect 0 "${run[@]}" generate shakespeare --prompt "ROMEO:" --length 20 --seed 4
+cp "$work/out" "$work/first"
+expect 0 "${run[@]}" generate shakespeare --prompt "ROMEO:" --length 20 --seed 4
+cmp "$work/first" "$work/out" || fail "the same seed writes another text"
+expect 0 "${run[@]}" load french --sessions 20 --rate 20 --seconds 0.5 --json
+says '"errors":0'
+expect 0 "${run[@]}" sessions list
+
+expect 1 "${run[@]}" stream nosuch "$work/a.txt"
+says "there is: french:1"
+printf '1,2,3\nx,y\n' >"$work/bad.csv"
+expect 1 "${run[@]}" stream telemetry "$work/bad.csv"
+says "line 1: 3 numbers, expected 6"
+echo '{"word": 4000}' >"$work/bad.ndjson"
+expect 1 "${run[@]}" stream french "$work/bad.ndjson"
+says "value 4000 at step 0"
+head -c 100 $golden/word.npy >"$work/bad.npy"
+expect 1 "${run[@]}" stream french "$work/bad.npy"
+says "npy file"
+expect 2 "${run[@]}" stream
+expect 1 "${run[@]}" sessions close 1234
+
+# A stream that is alive while the server drains: its answers come, then it ends.
+mkfifo "$work/pipe"
+"${run[@]}" stream french "$work/pipe" --format text >"$work/live" 2>"$work/live.err" &
+live=$!
+exec 3>"$work/pipe"
+echo "i grew up in france" >&3
+until [[ $(wc -l <"$work/live") == 5 ]]; do kill -0 "$live" || fail "the live stream ended"; done
+kill -TERM "$pid"
+exec 3>&-
+wait "$live" || fail "the live stream was cut: $(cat "$work/live.err")"
+wait "$pid" || fail "the server's exit code after SIGTERM is $?"
+grep -q stopped "$work/log" || fail "no clean end"
+pid=
+expect 1 "${run[@]}" --timeout 1 models
+says "is lstm-server running there"
+echo "cli: all as it should be"

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: MIT
+#include "core/engine/batch_engine.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <deque>
+#include <limits>
+
+#include "tests/support/program_runner.h"
+#include "tests/support/random_model.h"
+
+namespace lstm::core {
+namespace {
+
+using testing::MustCompile;
+using testing::Random;
+
+// A session and its input, to be cut into turns at will.
+struct Client {
+  Client(const StepProgram& p, size_t steps, Random& random)
+      : program(&p), width(p.inputs()[0].step_bytes), out_width(p.outputs()[0].step_bytes), input(steps * width / 4),
+        output(steps * out_width / 4), state(p.state_floats()), rows{AlignedBuffer<float>(state.size()), AlignedBuffer<float>(state.size())} {
+    for (float& v : input) v = random.Uniform();
+    std::copy(p.initial_state().begin(), p.initial_state().end(), state.data());
+  }
+  size_t length() const { return input.size() * 4 / width; }
+
+  void Begin(BatchEngine& engine, uint32_t n, bool last_only = false) {
+    turn.program = program;
+    turn.steps = n;
+    turn.inputs = {reinterpret_cast<const std::byte*>(input.data()) + at * width};
+    turn.outputs.assign(program->outputs().size(), nullptr);
+    turn.outputs[0] = reinterpret_cast<std::byte*>(output.data()) + at * out_width;
+    turn.last_step_only = last_only;
+    turn.state = state.data();
+    turn.scratch[0] = rows[0].data();
+    turn.scratch[1] = rows[1].data();
+    at += n;
+    engine.Add(&turn);
+  }
+  void Accept() { std::memcpy(state.data(), turn.new_state, state.size() * sizeof(float)); }
+
+  const StepProgram* program;
+  size_t width, out_width, at = 0;
+  std::vector<float> input, output;
+  AlignedBuffer<float> state;
+  AlignedBuffer<float> rows[2];
+  Turn turn;
+};
+
+void RunToEnd(BatchEngine& engine, std::vector<Turn*>& finished) {
+  while (!engine.idle()) engine.RunBatch(finished);
+}
+
+TEST(BatchEngineTest, AnyCutOfAnyStreamBesideAnyOthersGivesTheSameBits) {
+  const auto lstm = MustCompile(testing::OneLayer("lstm", 7, 24, 1), 8);
+  const auto gru = MustCompile(testing::OneLayer("gru_after", 5, 16, 2), 8);
+  Random random(3);
+  std::deque<Client> clients;
+  std::vector<std::vector<float>> alone;
+  for (int i = 0; i < 40; ++i) {
+    Client& c = clients.emplace_back(i % 3 == 0 ? *gru : *lstm, 20 + random.Below(30), random);
+    BatchEngine engine;
+    std::vector<Turn*> finished;
+    c.Begin(engine, static_cast<uint32_t>(c.length()));
+    RunToEnd(engine, finished);
+    ASSERT_EQ(finished.size(), 1u);
+    alone.push_back(c.output);
+    std::fill(c.output.begin(), c.output.end(), 0.0f);
+    c.at = 0;
+  }
+  BatchEngine engine;
+  std::vector<Turn*> finished;
+  std::vector<bool> inside(clients.size(), false);
+  size_t answered = 0;
+  for (bool more = true; more || !engine.idle();) {
+    more = false;
+    for (size_t i = 0; i < clients.size(); ++i) {
+      Client& c = clients[i];
+      if (inside[i] || c.at == c.length()) continue;
+      more = true;
+      if (random.Below(3) == 0) continue;  // some wait while others go on
+      c.Begin(engine, static_cast<uint32_t>(1 + random.Below(std::min<size_t>(9, c.length() - c.at))));
+      inside[i] = true;
+    }
+    finished.clear();
+    engine.RunBatch(finished);
+    for (Turn* turn : finished) {
+      ASSERT_TRUE(turn->status.ok()) << turn->status;
+      for (size_t i = 0; i < clients.size(); ++i) {
+        if (&clients[i].turn != turn) continue;
+        clients[i].Accept();
+        inside[i] = false;
+        ++answered;
+      }
+    }
+  }
+  EXPECT_GT(answered, clients.size());
+  for (size_t i = 0; i < clients.size(); ++i) {
+    EXPECT_EQ(0, std::memcmp(alone[i].data(), clients[i].output.data(), alone[i].size() * sizeof(float))) << i;
+  }
+}
+
+TEST(BatchEngineTest, LastStepOnlyGivesTheLastRow) {
+  const auto program = MustCompile(testing::OneLayer("lstm", 7, 24, 1));
+  Random random(3);
+  Client all(*program, 12, random);
+  Client last = [&] {
+    Random again(3);
+    return Client(*program, 12, again);
+  }();
+  BatchEngine engine;
+  std::vector<Turn*> finished;
+  all.Begin(engine, 12);
+  last.Begin(engine, 12, true);
+  RunToEnd(engine, finished);
+  EXPECT_EQ(0, std::memcmp(all.output.data() + 11 * 24, last.output.data(), 24 * sizeof(float)));
+}
+
+TEST(BatchEngineTest, ATurnThatIsNotFiniteIsRefusedAlone) {
+  const auto program = MustCompile(testing::OneLayer("rnn_relu", 3, 5, 1));
+  Random random(3);
+  Client good(*program, 4, random), bad(*program, 4, random), expected(*program, 4, random);
+  expected.input = good.input;
+  bad.input[3] = std::numeric_limits<float>::infinity();
+  BatchEngine engine;
+  std::vector<Turn*> finished;
+  expected.Begin(engine, 4);
+  RunToEnd(engine, finished);
+  finished.clear();
+  bad.Begin(engine, 4);
+  good.Begin(engine, 4);
+  RunToEnd(engine, finished);
+  ASSERT_EQ(finished.size(), 2u);
+  EXPECT_EQ(finished[0], &bad.turn);
+  EXPECT_EQ(bad.turn.status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(bad.turn.done, 2u) << "it ends at the step that went wrong";
+  EXPECT_TRUE(good.turn.status.ok());
+  EXPECT_EQ(good.output, expected.output);
+}
+
+TEST(BatchEngineTest, ProgramsTakeTurns) {
+  const auto a = MustCompile(testing::OneLayer("lstm", 3, 8, 1), 4);
+  const auto b = MustCompile(testing::OneLayer("lstm", 3, 8, 2), 4);
+  Random random(3);
+  std::deque<Client> busy;
+  BatchEngine engine;
+  for (int i = 0; i < 12; ++i) busy.emplace_back(*a, 5, random).Begin(engine, 5);
+  Client small(*b, 1, random);
+  small.Begin(engine, 1);
+  std::vector<Turn*> finished;
+  engine.RunBatch(finished);
+  engine.RunBatch(finished);
+  ASSERT_EQ(finished.size(), 1u) << "a busy program holds another up by one batch at most";
+  EXPECT_EQ(finished[0], &small.turn);
+  RunToEnd(engine, finished);
+  EXPECT_EQ(finished.size(), 13u);
+}
+
+}  // namespace
+}  // namespace lstm::core
