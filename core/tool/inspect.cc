@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: MIT
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
+#include "core/tool/tool.h"
+
+namespace lstm::core {
+namespace {
+
+std::string Ports(const std::vector<StepProgram::Port>& ports, size_t n) {
+  std::string out;
+  for (size_t i = 0; i < n; ++i) {
+    absl::StrAppend(&out, i ? ", " : "", ports[i].name, " ", ports[i].dtype == DType::kI32 ? "INT32" : "FLOAT32", ShapeString(ports[i].shape));
+    if (ports[i].limit > 0) absl::StrAppend(&out, " below ", ports[i].limit);
+  }
+  return out;
+}
+
+absl::Status Run(const std::string& directory, bool json) {
+  ImportNotes notes;
+  LSTM_ASSIGN_OR_RETURN(const auto program, LoadProgram(directory, 64, &notes));
+  const Model& model = program->model();
+  uint64_t state = 0;
+  for (const StateTensor& tensor : model.state) state += static_cast<uint64_t>(CheckedElementCount(tensor.shape)) * sizeof(float);
+  if (json) {
+    nlohmann::ordered_json out = {{"description", model.description}, {"hash", absl::BytesToHexString(model.hash)}, {"parameters", model.parameters},
+                                  {"state_bytes", state}, {"numerics_id", program->numerics_id()}, {"layers", program->engines()},
+                                  {"unused_tensors", notes.unused}};
+    std::cout << out.dump(1) << "\n";
+    return absl::OkStatus();
+  }
+  std::cout << model.description << "\n\nper step\n  in     " << Ports(program->inputs(), program->inputs().size()) << "\n  out    "
+            << Ports(program->outputs(), program->declared_outputs()) << "\n\nlayers\n";
+  for (size_t i = 0; i < model.nodes.size(); ++i) {
+    std::cout << "  " << program->engines()[i] << "\n      -> " << ShapeString(model.values[static_cast<size_t>(model.nodes[i].output)].shape) << "\n";
+  }
+  std::cout << "\nstate of a session: " << state << " bytes\n";
+  for (const StateTensor& tensor : model.state) {
+    std::cout << "  " << tensor.name << " " << ShapeString(tensor.shape) << (tensor.initial.empty() ? ", from zeros" : ", from trained values") << "\n";
+  }
+  std::cout << "\n" << model.parameters << " parameters, numerics " << program->numerics_id() << "\nhash " << absl::BytesToHexString(model.hash) << "\n";
+  for (const std::string& name : notes.unused) std::cout << "not used by any layer: tensor '" << name << "'\n";
+  std::cout << "\nmanifest in use\n" << (notes.manifest.size() > 4000 ? notes.manifest.substr(0, 4000) + "...\n" : notes.manifest);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<const StepProgram>> LoadProgram(const std::string& directory, int max_batch, ImportNotes* notes) {
+  const auto path = std::filesystem::absolute(directory).lexically_normal();
+  LSTM_ASSIGN_OR_RETURN(Model model, LoadModelDirectory(path.string(), path.parent_path().filename().string(), path.filename().string(), notes));
+  return StepProgram::Compile(std::make_shared<const Model>(std::move(model)), {.max_batch = max_batch});
+}
+
+void AddInspectCommand(CLI::App& app, absl::Status& result) {
+  CLI::App* command = app.add_subcommand("inspect", "What a model is: layers, engines, sizes, state, the manifest in use");
+  auto directory = std::make_shared<std::string>();
+  auto json = std::make_shared<bool>(false);
+  command->add_option("DIR", *directory, "Directory with model.textproto and the weights")->required();
+  command->add_flag("--json", *json, "As JSON");
+  command->callback([&result, directory, json] { result = Run(*directory, *json); });
+}
+
+}  // namespace lstm::core

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: MIT
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <iostream>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "core/base/npy.h"
+#include "core/base/status_macros.h"
+#include "core/tool/tool.h"
+
+namespace lstm::core {
+namespace {
+
+struct Options {
+  std::string directory;
+  std::vector<std::string> inputs, expected;  // FILE or NAME=FILE
+  double tolerance = 1e-4;
+};
+
+// Index of the port and the file of "NAME=FILE"; FILE alone is that of port `otherwise`.
+absl::StatusOr<std::pair<size_t, std::string>> Parse(const std::string& text, const std::vector<StepProgram::Port>& ports, size_t n, size_t otherwise) {
+  const size_t equals = text.find('=');
+  if (equals == std::string::npos) return std::pair(otherwise, text);
+  for (size_t i = 0; i < n; ++i) {
+    if (ports[i].name == text.substr(0, equals)) return std::pair(i, text.substr(equals + 1));
+  }
+  return absl::InvalidArgumentError(absl::StrCat("the model has no '", text.substr(0, equals), "'"));
+}
+
+// The rows of a file for one port, [T, one step] as bytes.
+absl::StatusOr<std::vector<std::byte>> Rows(const std::string& file, const StepProgram::Port& port, uint64_t& steps) {
+  LSTM_ASSIGN_OR_RETURN(const NpyArray array, ReadNpy(file));
+  const int64_t width = static_cast<int64_t>(port.step_bytes / sizeof(float)), count = CheckedElementCount(array.shape);
+  if (array.shape.empty() || count == 0 || count % width != 0 || (array.shape.size() > 1 && array.shape[0] * width != count)) {
+    return absl::InvalidArgumentError(absl::StrCat("'", file, "' has shape ", ShapeString(array.shape), ", expected [T, ", width, "] for '", port.name, "'"));
+  }
+  const auto t = static_cast<uint64_t>(count / width);
+  if (steps != 0 && t != steps) return absl::InvalidArgumentError(absl::StrCat("'", file, "' has ", t, " steps, expected ", steps));
+  steps = t;
+  std::vector<std::byte> out(static_cast<size_t>(count) * sizeof(float));
+  if (port.dtype == DType::kF32) {
+    const std::vector<float> values = array.ToFloats();
+    std::memcpy(out.data(), values.data(), out.size());
+    return out;
+  }
+  std::vector<int32_t> ids;
+  for (int64_t id : array.ToInts()) {
+    if (id < 0 || (port.limit > 0 && id >= port.limit)) return absl::InvalidArgumentError(absl::StrCat("'", file, "' has id ", id, ", expected 0 to ", port.limit - 1));
+    ids.push_back(static_cast<int32_t>(id));
+  }
+  std::memcpy(out.data(), ids.data(), out.size());
+  return out;
+}
+
+absl::Status Run(const Options& options) {
+  constexpr size_t kBeside = 7;  // the same session this many times in one batch must give the same bits
+  LSTM_ASSIGN_OR_RETURN(const auto program, LoadProgram(options.directory, 8, nullptr));
+  const auto& in = program->inputs();
+  const auto& out = program->outputs();
+  uint64_t steps = 0;
+  std::vector<std::vector<std::byte>> inputs(in.size());
+  for (size_t k = 0; k < options.inputs.size(); ++k) {
+    LSTM_ASSIGN_OR_RETURN(const auto named, Parse(options.inputs[k], in, in.size(), std::min(k, in.size() - 1)));
+    LSTM_ASSIGN_OR_RETURN(inputs[named.first], Rows(named.second, in[named.first], steps));
+  }
+  for (size_t i = 0; i < in.size(); ++i) {
+    if (inputs[i].empty()) return absl::InvalidArgumentError(absl::StrCat("--input ", in[i].name, "=FILE is missing"));
+  }
+  std::vector<std::vector<float>> expected(program->declared_outputs());
+  for (size_t k = 0; k < options.expected.size(); ++k) {
+    LSTM_ASSIGN_OR_RETURN(const auto named, Parse(options.expected[k], out, program->declared_outputs(), std::min(k, program->declared_outputs() - 1)));
+    LSTM_ASSIGN_OR_RETURN(const auto rows, Rows(named.second, out[named.first], steps));
+    expected[named.first].resize(rows.size() / sizeof(float));
+    std::memcpy(expected[named.first].data(), rows.data(), rows.size());
+  }
+
+  const auto scratch = program->MakeScratch();
+  struct Session {
+    AlignedBuffer<float> state, next;
+    std::vector<std::vector<float>> answer;
+    std::vector<std::byte*> outputs;
+  };
+  std::vector<Session> sessions(1 + kBeside);
+  for (Session& s : sessions) {
+    s.state = AlignedBuffer<float>(program->state_floats());
+    s.next = AlignedBuffer<float>(program->state_floats());
+    std::copy(program->initial_state().begin(), program->initial_state().end(), s.state.data());
+    s.outputs.assign(out.size(), nullptr);
+    for (size_t o = 0; o < program->declared_outputs(); ++o) {
+      s.answer.emplace_back(out[o].step_bytes / sizeof(float));
+      s.outputs[o] = reinterpret_cast<std::byte*>(s.answer.back().data());
+    }
+  }
+  std::vector<double> worst(program->declared_outputs(), 0);
+  for (uint64_t t = 0; t < steps; ++t) {
+    std::vector<const std::byte*> row_inputs;
+    for (size_t i = 0; i < in.size(); ++i) row_inputs.push_back(inputs[i].data() + t * in[i].step_bytes);
+    std::vector<StepRow> rows;
+    for (Session& s : sessions) rows.push_back({s.state.data(), s.next.data(), row_inputs.data(), s.outputs.data()});
+    LSTM_RETURN_IF_ERROR(program->Run(std::span(rows).first(1), *scratch));
+    LSTM_RETURN_IF_ERROR(program->Run(std::span(rows).subspan(1), *scratch));
+    for (Session& s : sessions) {
+      if (s.answer != sessions[0].answer) return absl::InternalError(absl::StrCat("step ", t, ": a batch of ", kBeside, " gives other bits than one session alone"));
+      std::swap(s.state, s.next);
+    }
+    for (size_t o = 0; o < expected.size(); ++o) {
+      const size_t width = sessions[0].answer[o].size();
+      for (size_t i = 0; i < width && !expected[o].empty(); ++i) {
+        const auto right = static_cast<double>(expected[o][t * width + i]);
+        const double error = std::fabs(static_cast<double>(sessions[0].answer[o][i]) - right) / std::max(1.0, std::fabs(right));
+        worst[o] = std::isnan(error) ? INFINITY : std::max(worst[o], error);
+      }
+    }
+  }
+  bool good = true;
+  std::cout << steps << " steps; alone and in a batch of " << kBeside << ": the same bits\n";
+  for (size_t o = 0; o < expected.size(); ++o) {
+    if (expected[o].empty()) continue;
+    good = good && worst[o] <= options.tolerance;
+    std::cout << absl::StrFormat("%s: largest difference %.3g, tolerance %.3g: %s\n", out[o].name, worst[o], options.tolerance, worst[o] <= options.tolerance ? "ok" : "TOO LARGE");
+  }
+  return good ? absl::OkStatus() : absl::FailedPreconditionError("the model does not give what was expected");
+}
+
+}  // namespace
+
+void AddVerifyCommand(CLI::App& app, absl::Status& result) {
+  CLI::App* command = app.add_subcommand("verify", "Run recorded inputs step by step and compare with recorded outputs");
+  auto o = std::make_shared<Options>();
+  command->add_option("DIR", o->directory, "Directory with model.textproto and the weights")->required();
+  command->add_option("--input", o->inputs, "Recorded input, .npy [T, ...]; NAME=FILE where the model has several")->required();
+  command->add_option("--expect", o->expected, "Recorded output, .npy [T, ...]; NAME=FILE where the model has several");
+  command->add_option("--tolerance", o->tolerance, "Largest difference that is accepted, relative where the expected number is above 1")->capture_default_str();
+  command->callback([&result, o] { result = Run(*o); });
+}
+
+}  // namespace lstm::core
