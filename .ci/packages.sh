@@ -20,13 +20,13 @@ need() {
   done
   ((${#missing[@]})) || return 0
   say "installing from Debian, ${why}: ${missing[*]}"
-  local root=()
+  local as_root=()
   if [[ $(id -u) != 0 ]]; then
     command -v sudo >/dev/null || { echo "not root and no sudo: please install: ${missing[*]}" >&2; return 1; }
-    root=(sudo)
+    as_root=(sudo)
   fi
-  "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq update
-  "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq update
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
 }
 
 # build PRESET [TARGET...]: configures once and builds, with progress; compiler caches are used where there are.

@@ -36,5 +36,9 @@ set_target_properties(sndfile::sndfile PROPERTIES
   IMPORTED_LOCATION "${SNDFILE_LIBRARY}" INTERFACE_INCLUDE_DIRECTORIES "${SNDFILE_INCLUDE_DIR}")
 
 if(LSTM_TESTS)
-  find_package(GTest CONFIG REQUIRED)
+  find_package(GTest CONFIG QUIET)
+  if(NOT GTest_FOUND)
+    message(STATUS "GoogleTest is not installed: the tests are left out (./test installs it)")
+    set(LSTM_TESTS OFF)
+  endif()
 endif()
