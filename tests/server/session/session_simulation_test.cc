@@ -6,8 +6,8 @@
 
 #include "server/session/session_machine.h"
 
-// Seeded histories of one session: a client that pipelines, repeats, skips, reuses numbers, acknowledges when it likes and
-// sends again after a refusal, and an owner whose turns are late, fail or give no number. A seed replays exactly. What must
+// Seeded histories of one session: a client that pipelines, repeats, skips, reuses numbers, acknowledges when it likes, goes
+// away and comes back, and sends again after a refusal, and an owner whose turns are late, fail or give no number. A seed replays exactly. What must
 // hold is written down here once more, apart from the machine: the model below knows nothing of its insides.
 #ifndef LSTM_HISTORIES
 #define LSTM_HISTORIES 20000
@@ -23,13 +23,7 @@ class History {
   ::testing::AssertionResult Run() {
     for (int step = 0; step < 120 && error_.empty(); ++step) {
       now_ += random_() % 3;
-      switch (random_() % 10) {
-        case 0: case 1: case 2: case 3: SendNext(); break;
-        case 4: SendOdd(); break;
-        case 5: Touch(); break;
-        case 6: case 7: case 8: Compute(); break;
-        default: Finish(); break;
-      }
+      random_() % 31 == 0 ? Disconnect() : Act();
       Check();
     }
     for (int i = 0; i < 50 && error_.empty() && (computing_ || machine_.waiting() > 0); ++i) {
@@ -42,6 +36,16 @@ class History {
   }
 
  private:
+  void Act() {
+    switch (random_() % 10) {
+      case 0: case 1: case 2: case 3: SendNext(); break;
+      case 4: SendOdd(); break;
+      case 5: Touch(); break;
+      case 6: case 7: case 8: Compute(); break;
+      default: Finish(); break;
+    }
+  }
+
   struct Sent {
     uint64_t input;
     uint64_t deadline;
@@ -137,6 +141,13 @@ class History {
     answers_[seq] = waiting_[seq].input;
     waiting_.erase(seq);
     applied_ = consumed_ = seq;
+  }
+
+  // R1: what waits is forgotten, what is being computed goes on, and nobody is answered.
+  void Disconnect() {
+    machine_.Detach();
+    waiting_.erase(waiting_.upper_bound(applied_ + (computing_ ? 1 : 0)), waiting_.end());
+    owed_.clear();
   }
 
   // All that waited goes: the first for its reason, the others as gaps behind it.
