@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include <CLI/CLI.hpp>
+#include <charconv>
 #include <iostream>
 
 #include "absl/strings/escaping.h"
@@ -31,7 +32,13 @@ absl::Status Close(const Connection& connection, const std::string& id) {
     return absl::InvalidArgumentError(absl::StrCat("'", id, "' is no session id, expected 32 hexadecimal digits"));
   }
   LSTM_ASSIGN_OR_RETURN(auto client, connection.Connect());
-  return client->CloseSession(absl::HexStringToBytes(id));
+  std::string bytes;
+  for (size_t i = 0; i < id.size(); i += 2) {
+    unsigned value = 0;
+    std::from_chars(id.data() + i, id.data() + i + 2, value, 16);
+    bytes.push_back(static_cast<char>(value));
+  }
+  return client->CloseSession(bytes);
 }
 
 }  // namespace

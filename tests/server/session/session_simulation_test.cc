@@ -23,7 +23,11 @@ class History {
   ::testing::AssertionResult Run() {
     for (int step = 0; step < 120 && error_.empty(); ++step) {
       now_ += random_() % 3;
-      random_() % 31 == 0 ? Disconnect() : Act();
+      if (random_() % 31 == 0) {
+        Disconnect();
+      } else {
+        Act();
+      }
       Check();
     }
     for (int i = 0; i < 50 && error_.empty() && (computing_ || machine_.waiting() > 0); ++i) {
