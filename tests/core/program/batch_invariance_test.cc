@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 
@@ -59,7 +60,129 @@ TEST_P(BatchInvarianceTest, EveryBatchSizePlaceAndNeighbourGivesTheBitsOfTheRowA
   }
 }
 
+// Fills input and state with numbers of session `seed`.
+void Fill(Row& row, uint64_t seed) {
+  Random random(seed);
+  for (float& v : row.input[0]) v = random.Uniform();
+  for (float& v : row.state.span()) v = random.Uniform();
+}
+
+// Runs `count` sessions alone and in batches of every kind of size; the first that differs, or -1.
+int FirstThatDiffers(const StepProgram& program, int count) {
+  const auto scratch = program.MakeScratch();
+  std::vector<std::unique_ptr<Row>> alone, together;
+  for (int i = 0; i < count; ++i) {
+    for (auto* rows : {&alone, &together}) Fill(*rows->emplace_back(std::make_unique<Row>(program)), static_cast<uint64_t>(i));
+    const StepRow one = alone.back()->row();
+    EXPECT_TRUE(program.Run({&one, 1}, *scratch).ok());
+  }
+  for (int begin = 0, n = 1; begin < count; begin += n, n = n % program.max_batch() + 1) {
+    std::vector<StepRow> rows;
+    for (int i = begin; i < std::min(begin + n, count); ++i) rows.push_back(together[static_cast<size_t>(i)]->row());
+    EXPECT_TRUE(program.Run(rows, *scratch).ok());
+  }
+  for (int i = 0; i < count; ++i) {
+    if (!SameBits(*alone[static_cast<size_t>(i)], *together[static_cast<size_t>(i)])) return i;
+  }
+  return -1;
+}
+
+// A layer of a few units shows another order of summation in few of its rows: many are needed to see it.
+TEST_P(BatchInvarianceTest, TinyLayersHoldToo) {
+  for (const auto& [in, hidden] : {std::pair<int64_t, int64_t>{1, 1}, {3, 2}, {1, 3}, {2, 5}}) {
+    for (const int max_batch : {2, 12, 64}) {
+      const auto program = MustCompile(testing::OneLayer(GetParam(), in, hidden, 7, true), max_batch);
+      EXPECT_EQ(FirstThatDiffers(*program, 2000), -1)
+          << "in " << in << " hidden " << hidden << " max_batch " << max_batch << "; " << program->engines()[0];
+    }
+  }
+}
+
+// Batches above the largest that the kernels know are cut.
+TEST_P(BatchInvarianceTest, LargeBatchesHoldToo) {
+  for (const auto& [in, hidden] : {std::pair<int64_t, int64_t>{5, 17}, {100, 100}, {3, 400}}) {
+    const auto program = MustCompile(testing::OneLayer(GetParam(), in, hidden, 7, true), 200);
+    const auto scratch = program->MakeScratch();
+    std::vector<std::unique_ptr<Row>> together;
+    std::vector<StepRow> rows;
+    for (uint64_t i = 0; i < 200; ++i) {
+      Fill(*together.emplace_back(std::make_unique<Row>(*program)), i);
+      rows.push_back(together.back()->row());
+    }
+    for (const size_t n : {size_t{65}, size_t{127}, size_t{200}}) {
+      ASSERT_TRUE(program->Run({rows.data(), n}, *scratch).ok());
+      for (const size_t place : {size_t{0}, size_t{63}, size_t{64}, n - 1}) {
+        Row alone(*program);
+        Fill(alone, place);
+        const StepRow one = alone.row();
+        ASSERT_TRUE(program->Run({&one, 1}, *scratch).ok());
+        ASSERT_TRUE(SameBits(alone, *together[place])) << "in " << in << " hidden " << hidden << " batch " << n << " place " << place;
+      }
+    }
+  }
+}
+
+// The numerics id does not name the largest batch, so it must not decide any bits.
+TEST_P(BatchInvarianceTest, TheLargestBatchAllowedDoesNotMatter) {
+  for (const auto& [in, hidden] : {std::pair<int64_t, int64_t>{3, 2}, {5, 17}, {40, 64}, {100, 256}}) {
+    const auto reference = MustCompile(testing::OneLayer(GetParam(), in, hidden, 7, true), 64);
+    Row expected(*reference);
+    Fill(expected, 1);
+    const StepRow one = expected.row();
+    ASSERT_TRUE(reference->Run({&one, 1}, *reference->MakeScratch()).ok());
+    for (const int max_batch : {1, 2, 3, 4, 5, 7, 8, 33, 200}) {
+      const auto program = MustCompile(testing::OneLayer(GetParam(), in, hidden, 7, true), max_batch);
+      Row row(*program);
+      Fill(row, 1);
+      const StepRow same = row.row();
+      ASSERT_TRUE(program->Run({&same, 1}, *program->MakeScratch()).ok());
+      EXPECT_TRUE(SameBits(expected, row)) << "in " << in << " hidden " << hidden << " max_batch " << max_batch << "; "
+                                           << program->engines()[0] << ", with 64 " << reference->engines()[0];
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(All, BatchInvarianceTest, ::testing::ValuesIn(testing::LayerKinds()), [](const auto& i) { return i.param; });
+
+TEST(BatchInvarianceOfModelsTest, AStackOfManyLayersHolds) {
+  const auto program = MustCompile(testing::SmallStack(3));
+  const auto scratch = program->MakeScratch();
+  std::vector<std::unique_ptr<Row>> alone, together;
+  std::vector<StepRow> rows;
+  for (int i = 0; i < 64; ++i) {
+    for (auto* side : {&alone, &together}) side->emplace_back(std::make_unique<Row>(*program));
+    rows.push_back(together.back()->row());
+  }
+  for (int t = 0; t < 50; ++t) {
+    for (int i = 0; i < 64; ++i) {
+      Row& row = *alone[static_cast<size_t>(i)];
+      row.SetId(0, (t * 7 + i * i) % 17);
+      together[static_cast<size_t>(i)]->SetId(0, (t * 7 + i * i) % 17);
+      const StepRow one = row.row();
+      ASSERT_TRUE(program->Run({&one, 1}, *scratch).ok());
+    }
+    ASSERT_TRUE(program->Run(rows, *scratch).ok());
+    for (size_t i = 0; i < 64; ++i) {
+      ASSERT_TRUE(SameBits(*alone[i], *together[i])) << "step " << t << " row " << i;
+      alone[i]->Accept();
+      together[i]->Accept();
+    }
+  }
+}
+
+// A value of shape [A, I] is A rows to a linear layer: batches of sessions become larger ones inside.
+TEST(BatchInvarianceOfModelsTest, LinearOverSeveralRowsAStepHolds) {
+  for (const int64_t a : {2, 5, 70}) {
+    Random random(4);
+    ModelBuilder b;
+    const ValueId x = *b.AddInput({.name = "x"}, DType::kF32, {a, 7});
+    ValueId y = *b.AddNode("linear", LinearOp{random.Constant({9, 7}, 1), random.Constant({9}, 1)}, {x});
+    y = *b.AddNode("norm", LayerNormOp{random.Constant({9}, 1), random.Constant({9}, 1), 1e-5f}, {y});
+    y = *b.AddNode("softmax", SoftmaxOp{}, {y});
+    ASSERT_TRUE(b.AddOutput({.name = "y", .value = y}).ok());
+    EXPECT_EQ(FirstThatDiffers(*MustCompile(*std::move(b).Build(), 33), 600), -1) << a;
+  }
+}
 
 }  // namespace
 }  // namespace lstm::core
