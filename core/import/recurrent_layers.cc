@@ -49,14 +49,18 @@ absl::StatusOr<Raw> ReadRaw(LayerImport& in, pb::Convention convention, pb::Bias
     LSTM_ASSIGN_OR_RETURN(raw.weight, in.Tensor(Name("weight_ih", k, convention)));
     LSTM_ASSIGN_OR_RETURN(raw.recurrent, in.Tensor(Name("weight_hh", k, convention)));
   } else if (convention == pb::KERAS) {
-    LSTM_ASSIGN_OR_RETURN(const ConstantPtr kernel, in.Tensor("kernel"));
+    LSTM_ASSIGN_OR_RETURN(ConstantPtr kernel, in.Tensor("kernel"));
     LSTM_ASSIGN_OR_RETURN(raw.weight, Transpose(kernel, in.prefix + "kernel"));
+    kernel.reset();
     LSTM_ASSIGN_OR_RETURN(const ConstantPtr recurrent, in.Tensor("recurrent_kernel"));
     LSTM_ASSIGN_OR_RETURN(raw.recurrent, Transpose(recurrent, in.prefix + "recurrent_kernel"));
   } else {
-    LSTM_ASSIGN_OR_RETURN(const ConstantPtr kernel, in.Tensor("kernel"));
-    LSTM_ASSIGN_OR_RETURN(const auto parts, SplitRows(kernel, width, in.prefix + "kernel"));
+    // Each form is dropped as soon as the next one is made: a large file must not be in memory three times.
+    LSTM_ASSIGN_OR_RETURN(ConstantPtr kernel, in.Tensor("kernel"));
+    LSTM_ASSIGN_OR_RETURN(auto parts, SplitRows(kernel, width, in.prefix + "kernel"));
+    kernel.reset();
     LSTM_ASSIGN_OR_RETURN(raw.weight, Transpose(parts.first, in.prefix + "kernel"));
+    parts.first.reset();
     LSTM_ASSIGN_OR_RETURN(raw.recurrent, Transpose(parts.second, in.prefix + "kernel"));
   }
   for (const auto& [matrix, what] : {std::pair{raw.weight, "input"}, {raw.recurrent, "recurrent"}}) {
