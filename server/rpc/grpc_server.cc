@@ -3,6 +3,8 @@
 
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/impl/server_builder_option.h>
+#include <grpcpp/impl/server_builder_plugin.h>
 #include <grpcpp/resource_quota.h>
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server.h>
@@ -35,6 +37,15 @@ std::shared_ptr<grpc::ServerCredentials> Credentials(const GrpcServer::Options& 
   return grpc::SslServerCredentials(ssl);
 }
 
+// The reflection library puts itself into every server of a process that links it: taken out again where it is not wanted.
+class WithoutReflection : public grpc::ServerBuilderOption {
+ public:
+  void UpdateArguments(grpc::ChannelArguments*) override {}
+  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>* plugins) override {
+    std::erase_if(*plugins, [](const auto& plugin) { return plugin->name() == "proto_server_reflection"; });
+  }
+};
+
 void Configure(grpc::ServerBuilder& builder, const GrpcServer::Options& options) {
   builder.SetMaxReceiveMessageSize(options.max_message_bytes);
   builder.SetMaxSendMessageSize(-1);  // answers are bounded before they are computed
@@ -60,9 +71,10 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const Options& opt
   self->budget_ = std::make_unique<MemoryBudget>(options.max_sessions, options.max_session_bytes);
   self->service_ = std::make_unique<v1::Prediction::AsyncService>();
   grpc::EnableDefaultHealthCheckService(true);
-  if (options.reflection) grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
 
   grpc::ServerBuilder builder;
+  if (!options.reflection) builder.SetOption(std::make_unique<WithoutReflection>());
   Configure(builder, options);
   self->acceptor_->Register(builder, Credentials(options));
   builder.RegisterService(self->service_.get());

@@ -72,6 +72,21 @@ expect 0 "${run[@]}" load french --sessions 20 --rate 20 --seconds 0.5 --json
 says '"errors":0'
 expect 0 "${run[@]}" sessions list
 
+# Audio travels as frames of the input's size, the last one filled up with silence: 20 samples are four frames of 6.
+/usr/bin/python3 - "$work/a.wav" <<'PY'
+import sys, wave
+with wave.open(sys.argv[1], "wb") as out:
+    out.setnchannels(1), out.setsampwidth(2), out.setframerate(16000)
+    out.writeframes(bytes(range(40)))
+PY
+expect 0 "${run[@]}" stream telemetry "$work/a.wav" --output "$work/wav.npy"
+/usr/bin/python3 - "$work/wav.npy" <<'PY'
+import sys, numpy as np
+assert np.load(sys.argv[1]).shape == (4, 1)
+PY
+printf '{"reading": [1, 2, 3, 4, 5, 6]}\n[1, 2, 3, 4, 5, 6]\n' | expect 0 "${run[@]}" stream telemetry --format ndjson
+says '"step":1,"anomaly"'
+
 expect 1 "${run[@]}" stream nosuch "$work/a.txt"
 says "there is: french:1"
 printf '1,2,3\nx,y\n' >"$work/bad.csv"
@@ -99,6 +114,31 @@ wait "$live" || fail "the live stream was cut: $(cat "$work/live.err")"
 wait "$pid" || fail "the server's exit code after SIGTERM is $?"
 grep -q stopped "$work/log" || fail "no clean end"
 pid=
+# A stream that does not end by itself: cut at the drain's deadline, and a clean end all the same.
+cat >"$work/config" <<'CONFIG'
+listen: "127.0.0.1:0"
+models: "models/repository"
+drain_seconds: 0
+CONFIG
+"$server" --config "$work/config" 2>"$work/log" &
+pid=$!
+address=
+until [[ -n $address ]]; do
+  kill -0 "$pid" || fail "the server did not start from its config file"
+  address=$(sed -n 's/.*listening on //p' "$work/log" | head -n 1)
+done
+"$client" --server "$address" stream french "$work/pipe" --format text >"$work/live" 2>"$work/live.err" &
+live=$!
+exec 3>"$work/pipe"
+echo "i grew up in france" >&3
+until [[ $(wc -l <"$work/live") == 5 ]]; do kill -0 "$live" || fail "the live stream ended"; done
+kill -TERM "$pid"
+wait "$pid" || fail "exit code $? after a drain that was cut"
+pid=
+echo "more" >&3
+exec 3>&-
+if wait "$live"; then fail "the client did not notice that its stream was cut"; fi
+grep -q . "$work/live.err" || fail "the client says nothing of it"
 expect 1 "${run[@]}" --timeout 1 models
 says "is lstm-server running there"
 echo "cli: all as it should be"

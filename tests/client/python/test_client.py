@@ -13,15 +13,16 @@ import unittest
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "client" / "python"))
 
+import grpc
 import numpy as np
 
 import lstm
 
 
 class Server:
-    def __init__(self):
-        self.process = subprocess.Popen([os.environ["LSTM_SERVER"], "--listen", "127.0.0.1:0", "--models", "models/repository", "--pin-shards", "false"],
-                                        cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    def __init__(self, *arguments, listen="127.0.0.1:0"):
+        self.process = subprocess.Popen([os.environ["LSTM_SERVER"], "--listen", listen, "--models", "models/repository", "--pin-shards", "false",
+                                         *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True)
         for line in self.process.stderr:
             found = re.search(r"listening on (\S+)", line)
             if found:
@@ -163,6 +164,30 @@ class ClientTest(unittest.TestCase):
                 with self.assertRaises(lstm.NotFound):
                     await client.session("nosuch")
         asyncio.run(main())
+
+    def test_health_and_reflection(self):
+        def health(address):
+            with grpc.insecure_channel(address) as channel:
+                return channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=30)
+
+        def reflection(address):
+            with grpc.insecure_channel(address) as channel:
+                call = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")(iter([b"\x3a\x01*"]), timeout=30)
+                return b"lstm.v1.Prediction" in next(call)
+        self.assertEqual(health(self.server.address), b"\x08\x01", "SERVING")
+        self.assertTrue(reflection(self.server.address), "on for loopback")
+        for arguments, on in (["--behind-proxy"], False), (["--behind-proxy", "--reflection"], True):
+            server = Server(*arguments, listen="0.0.0.0:0")
+            address = server.address.replace("0.0.0.0", "127.0.0.1")
+            try:
+                if on:
+                    self.assertTrue(reflection(address))
+                else:
+                    with self.assertRaises(grpc.RpcError) as caught:
+                        reflection(address)
+                    self.assertEqual(caught.exception.code(), grpc.StatusCode.UNIMPLEMENTED)
+            finally:
+                server.stop()
 
     def test_generated_code_is_that_of_the_protos(self):
         with tempfile.TemporaryDirectory() as folder:
