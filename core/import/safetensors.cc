@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <string_view>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -18,6 +19,7 @@ constexpr size_t kMaxHeaderBytes = 100u << 20;
 constexpr size_t kMaxTensors = 100'000;
 constexpr size_t kMaxNameBytes = 512;
 constexpr size_t kMaxDims = 8;
+constexpr size_t kMaxTokenBytes = 1u << 20;
 
 struct Declared {
   std::string name;
@@ -115,6 +117,27 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
   std::string field_;
 };
 
+// True where a name, a text, a number or a run of blanks is longer than the JSON reader, which keeps several copies of what it
+// is reading, should be given.
+bool HasEndlessToken(std::string_view text) {
+  size_t run = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (in_string && c == '\\') {
+      ++i;
+      ++run;
+    } else if (c == '"') {
+      in_string = !in_string;
+      run = 0;
+    } else if (!in_string && (c == ',' || c == ':' || c == '{' || c == '}' || c == '[' || c == ']')) {
+      run = 0;
+    }
+    if (++run > kMaxTokenBytes) return true;
+  }
+  return false;
+}
+
 absl::StatusOr<Safetensors::Type> TypeOf(const Declared& tensor) {
   if (tensor.type == "F32") return Safetensors::Type::kF32;
   if (tensor.type == "F16") return Safetensors::Type::kF16;
@@ -153,6 +176,9 @@ absl::StatusOr<Safetensors> Safetensors::Parse(std::span<const std::byte> file) 
   }
   HeaderReader reader;
   const char* text = reinterpret_cast<const char*>(file.data()) + 8;
+  if (HasEndlessToken({text, length})) {
+    return absl::InvalidArgumentError(absl::StrCat("safetensors header has a name, number or blank of more than ", kMaxTokenBytes, " bytes"));
+  }
   if (!nlohmann::json::sax_parse(text, text + length, &reader)) {
     return absl::InvalidArgumentError(absl::StrCat("safetensors header ", reader.error));
   }

@@ -49,7 +49,7 @@ class BatchProof {
       if (same) kept.push_back(rung);
     }
     if (kept.size() == all.size()) {
-      impl_.note = absl::StrCat("batches of 1 to ", impl_.max_batch);
+      impl_.note = absl::StrCat("batches of 1 to ", kLadder[std::size(kLadder) - 1]);
     } else if (kept.back().rows >= 4) {
       impl_.note = absl::StrCat("batches of up to ", kept.back().rows, " in ", kept.size(), " of ", all.size(),
                                 " sizes (the others change bits)");

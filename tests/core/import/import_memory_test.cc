@@ -70,7 +70,9 @@ TEST(ImportMemoryTest, HeadersOfMillions) {
   for (int i = 0; i < 500'000; ++i) absl::StrAppend(&deep, i ? "," : "", "\"", i, "\":\"", i, "\"");
   ExpectRefusedCheaply(absl::StrCat(kInput, "layer { name: 'l' linear { } }"), File(many + "}", 0));
   ExpectRefusedCheaply(absl::StrCat(kInput, "layer { name: 'l' linear { } }"), File(deep + "}}", 0));
-  ExpectRefusedCheaply(absl::StrCat(kInput, "layer { name: 'l' linear { } }"), File(std::string(50u << 20, ' '), 0));
+  for (const std::string& endless : {std::string(50u << 20, ' '), "{\"" + std::string(50u << 20, 'a'), "{\"a\":{\"shape\":[" + std::string(50u << 20, '1')}) {
+    ExpectRefusedCheaply(absl::StrCat(kInput, "layer { name: 'l' linear { } }"), File(endless, 0));
+  }
 }
 
 TEST(ImportMemoryTest, SizesThatAreOnlyDeclared) {
