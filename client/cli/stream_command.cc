@@ -170,7 +170,7 @@ void Describe(CLI::App* command, Options& o, bool several) {
   command->add_option("--format", o.format, "text, csv, ndjson, npy or wav; default: by the file's ending");
   command->add_option("--output", o.output.path, "File for the predictions: .npy, .ndjson or .csv");
   command->add_option("--select", o.output.select, "The output that an .npy file gets; default: the first");
-  command->add_option("--trace", o.traces, "State tensors or layers to show beside the outputs");
+  command->add_option("--trace", o.traces, "State tensor or layer to show beside the outputs; may be repeated")->allow_extra_args(false);
   command->add_flag("--timing", o.output.timing, "Turn and timing fields in NDJSON");
 }
 

@@ -30,7 +30,8 @@ void Describe(CLI::App& app, ServerOptions& o, std::string& config) {
   app.option_defaults()->always_capture_default();
   app.add_option("--config", config, "Config file: text protobuf with these names; flags win over it")->type_name("FILE");
   app.add_option("--listen", o.listen, "Address to serve on: HOST:PORT (port 0: any free one) or unix:PATH; may be repeated")
-      ->type_name("ADDR");
+      ->type_name("ADDR")
+      ->allow_extra_args(false);
   app.add_option("--models", o.models, "Model repository: DIR/<model>/<version>/model.textproto with its weights beside it")
       ->type_name("DIR");
   app.add_option("--state-dir", o.state_dir, "Where sessions will be kept across restarts; this version keeps them in memory alone")
