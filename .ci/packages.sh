@@ -4,8 +4,8 @@
 # Sourced by ./demo and ./test: what they need from Debian (12 and 13 alike), and how it gets there.
 
 BUILD_PACKAGES=(build-essential cmake ninja-build pkg-config libgrpc++-dev libprotobuf-dev protobuf-compiler
-  protobuf-compiler-grpc libabsl-dev libdnnl-dev nlohmann-json3-dev libspdlog-dev libssl-dev libxxhash-dev libcli11-dev
-  libsndfile1-dev)
+  protobuf-compiler-grpc libabsl-dev libdnnl-dev nlohmann-json3-dev libspdlog-dev libssl-dev libxxhash-dev libisal-dev libcli11-dev
+  libsndfile1-dev prometheus-cpp-dev)
 TEST_PACKAGES=(libgtest-dev libgmock-dev python3 python3-grpcio python3-protobuf python3-numpy python3-venv
   python3-setuptools python3-wheel python3-pip shellcheck openssl git)
 
@@ -29,14 +29,19 @@ need() {
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-# build PRESET [TARGET...]: configures once and builds, with progress; compiler caches are used where there are.
+# configure PRESET: compiler caches are used where there are.
+configure() {
+  local preset=$1 cache=()
+  command -v ccache >/dev/null && cache=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+  cmake --preset "$preset" "${cache[@]}" >"build/$preset.configure.log" 2>&1 ||
+    { cat "build/$preset.configure.log"; return 1; }
+}
+
+# build PRESET [TARGET...]: configures and builds, with progress.
 build() {
   local preset=$1 targets=()
   shift
   (($#)) && targets=(--target "$@")
-  local cache=()
-  command -v ccache >/dev/null && cache=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
-  cmake --preset "$preset" "${cache[@]}" >"build/$preset.configure.log" 2>&1 ||
-    { cat "build/$preset.configure.log"; return 1; }
+  configure "$preset"
   cmake --build "build/$preset" "${targets[@]}"
 }

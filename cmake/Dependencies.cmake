@@ -29,6 +29,21 @@ add_library(xxhash::xxhash UNKNOWN IMPORTED)
 set_target_properties(xxhash::xxhash PROPERTIES
   IMPORTED_LOCATION "${XXHASH_LIBRARY}" INTERFACE_INCLUDE_DIRECTORIES "${XXHASH_INCLUDE_DIR}")
 
+find_path(ISAL_INCLUDE_DIR NAMES isa-l/crc.h REQUIRED)
+find_library(ISAL_LIBRARY NAMES isal REQUIRED)
+add_library(isal::isal UNKNOWN IMPORTED)
+set_target_properties(isal::isal PROPERTIES
+  IMPORTED_LOCATION "${ISAL_LIBRARY}" INTERFACE_INCLUDE_DIRECTORIES "${ISAL_INCLUDE_DIR}")
+
+# The package's own CMake config asks for curl, which only its push client needs.
+find_path(PROMETHEUS_INCLUDE_DIR NAMES prometheus/exposer.h REQUIRED)
+foreach(part core pull)
+  find_library(PROMETHEUS_${part}_LIBRARY NAMES prometheus-cpp-${part} REQUIRED)
+  add_library(prometheus::${part} UNKNOWN IMPORTED)
+  set_target_properties(prometheus::${part} PROPERTIES
+    IMPORTED_LOCATION "${PROMETHEUS_${part}_LIBRARY}" INTERFACE_INCLUDE_DIRECTORIES "${PROMETHEUS_INCLUDE_DIR}")
+endforeach()
+
 find_path(SNDFILE_INCLUDE_DIR NAMES sndfile.h REQUIRED)
 find_library(SNDFILE_LIBRARY NAMES sndfile REQUIRED)
 add_library(sndfile::sndfile UNKNOWN IMPORTED)

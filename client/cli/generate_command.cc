@@ -62,7 +62,7 @@ absl::Status Run(const Connection& connection, const Options& options) {
   open.set_version(options.version);
   open.mutable_options()->set_last_step_only(true);
   open.mutable_options()->add_outputs(output->name());
-  const absl::Duration timeout = absl::Seconds(connection.timeout_s);
+  const absl::Duration timeout = connection.patience();
   LSTM_ASSIGN_OR_RETURN(auto session, stream->Open(std::move(open), timeout));
 
   v1::Step step;

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -96,7 +97,7 @@ class CsvReader : public InputReader {
         values.push_back(value);
       }
       if (!bad.empty() && line_ == 1) continue;  // names of the columns
-      if (!bad.empty()) return AtLine(line_, absl::StrCat("'", bad.substr(0, 40), "' is no number"));
+      if (!bad.empty()) return AtLine(line_, absl::StrCat("'", absl::Utf8SafeCEscape(bad.substr(0, 40)), "' is no number"));
       if (static_cast<int64_t>(values.size()) != ElementsOf(spec_)) {
         return AtLine(line_, absl::StrCat(values.size(), " numbers, expected ", ElementsOf(spec_)));
       }
@@ -221,7 +222,7 @@ absl::StatusOr<int64_t> Tokens::Id(const std::string& token) const {
   const auto it = ids_.find(token);
   if (it != ids_.end()) return it->second;
   if (unknown_) return *unknown_;
-  return absl::InvalidArgumentError(absl::StrCat("'", token, "' is not in the model's vocabulary of ", tokens_.size(), " tokens"));
+  return absl::InvalidArgumentError(absl::StrCat("'", absl::Utf8SafeCEscape(token), "' is not in the model's vocabulary of ", tokens_.size(), " tokens"));
 }
 
 std::vector<std::string> Tokens::Split(const std::string& text) const {

@@ -78,7 +78,7 @@ absl::Status Run(const Connection& connection, const Options& options) {
     LSTM_ASSIGN_OR_RETURN(auto stream, client->OpenStream());
     streams.push_back(std::move(stream));
   }
-  const absl::Duration timeout = absl::Seconds(connection.timeout_s);
+  const absl::Duration timeout = connection.patience();
   std::vector<std::unique_ptr<Session>> sessions;
   for (uint32_t i = 0; i < options.sessions; ++i) {
     v1::Open open;

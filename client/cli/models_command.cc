@@ -23,19 +23,29 @@ std::string Text(const google::protobuf::RepeatedPtrField<v1::TensorSpec>& specs
   });
 }
 
+std::string Versions(const v1::ModelInfo& model) {
+  std::string text = model.versions().empty() ? "none" : absl::StrJoin(model.versions(), ", ");
+  const auto name = [](std::string* out, const v1::PinnedVersion& pinned) { out->append(pinned.version()); };
+  if (!model.pinned().empty()) absl::StrAppend(&text, " (pinned by sessions: ", absl::StrJoin(model.pinned(), ", ", name), ")");
+  return text;
+}
+
 absl::Status Run(const Connection& connection, bool json) {
   LSTM_ASSIGN_OR_RETURN(auto client, connection.Connect());
   LSTM_ASSIGN_OR_RETURN(const auto models, client->ListModels());
   nlohmann::ordered_json all = nlohmann::ordered_json::array();
   for (const v1::ModelInfo& model : models) {
     if (!json) {
-      std::cout << model.name() << "  version " << absl::StrJoin(model.versions(), ", ") << ", " << model.parameters() << " parameters, "
+      std::cout << model.name() << "  version " << Versions(model) << ", " << model.parameters() << " parameters, "
                 << model.state_bytes() << " bytes of state a session\n  " << model.description() << "\n  in:    " << Text(model.inputs())
                 << "\n  out:   " << Text(model.outputs()) << "\n  state: " << Text(model.state()) << "\n";
       continue;
     }
     nlohmann::ordered_json one = {{"name", model.name()}};
     one["versions"] = std::vector<std::string>(model.versions().begin(), model.versions().end());
+    one["latest"] = model.latest();
+    one["pinned"] = nlohmann::ordered_json::array();
+    for (const v1::PinnedVersion& pinned : model.pinned()) one["pinned"].push_back(pinned.version());
     for (const auto& [key, specs] : {std::pair{"inputs", &model.inputs()}, {"outputs", &model.outputs()}, {"state", &model.state()}}) {
       one[key] = nlohmann::ordered_json::array();
       for (const v1::TensorSpec& spec : *specs) one[key].push_back(Json(spec));

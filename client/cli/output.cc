@@ -208,26 +208,29 @@ bool ColourWanted() {
 }
 
 absl::StatusOr<std::unique_ptr<OutputWriter>> OpenOutput(const OutputOptions& options, const v1::ModelInfo& model) {
+  const auto selected = std::find_if(model.outputs().begin(), model.outputs().end(), [&](const v1::TensorSpec& spec) {
+    return options.select.empty() || spec.name() == options.select;
+  });
+  if (selected == model.outputs().end()) {
+    return absl::InvalidArgumentError(absl::StrCat("the model has no output '", options.select, "', expected one of ",
+                                                   absl::StrJoin(model.outputs(), ", ", [](std::string* out, const v1::TensorSpec& s) {
+                                                     absl::StrAppend(out, s.name());
+                                                   })));
+  }
   if (options.path.empty()) {
     if (isatty(STDOUT_FILENO) != 0 && !options.timing) return std::make_unique<TerminalWriter>(model);
     return std::make_unique<NdjsonWriter>(nullptr, options.timing);
   }
-  auto file = std::make_unique<std::ofstream>(options.path, std::ios::binary);
-  if (!*file) return absl::FailedPreconditionError(absl::StrCat("'", options.path, "' cannot be written"));
-  if (absl::EndsWith(options.path, ".ndjson") || absl::EndsWith(options.path, ".jsonl")) {
-    return std::make_unique<NdjsonWriter>(std::move(file), options.timing);
-  }
-  if (absl::EndsWith(options.path, ".csv")) return std::make_unique<CsvWriter>(std::move(file));
-  if (!absl::EndsWith(options.path, ".npy")) {
+  const bool ndjson = absl::EndsWith(options.path, ".ndjson") || absl::EndsWith(options.path, ".jsonl");
+  const bool csv = absl::EndsWith(options.path, ".csv");
+  if (!ndjson && !csv && !absl::EndsWith(options.path, ".npy")) {
     return absl::InvalidArgumentError(absl::StrCat("'", options.path, "' must end in .npy, .ndjson or .csv"));
   }
-  for (const v1::TensorSpec& spec : model.outputs()) {
-    if (options.select.empty() || spec.name() == options.select) return std::make_unique<NpyWriter>(std::move(file), spec);
-  }
-  return absl::InvalidArgumentError(absl::StrCat("the model has no output '", options.select, "', expected one of ",
-                                                 absl::StrJoin(model.outputs(), ", ", [](std::string* out, const v1::TensorSpec& s) {
-                                                   absl::StrAppend(out, s.name());
-                                                 })));
+  auto file = std::make_unique<std::ofstream>(options.path, std::ios::binary);
+  if (!*file) return absl::FailedPreconditionError(absl::StrCat("'", options.path, "' cannot be written"));
+  if (ndjson) return std::make_unique<NdjsonWriter>(std::move(file), options.timing);
+  if (csv) return std::make_unique<CsvWriter>(std::move(file));
+  return std::make_unique<NpyWriter>(std::move(file), *selected);
 }
 
 }  // namespace lstm::client

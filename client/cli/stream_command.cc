@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <chrono>
 #include <deque>
 #include <filesystem>
@@ -8,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/cli/command.h"
+#include "client/cli/file.h"
 #include "client/cli/input.h"
 #include "client/cli/output.h"
 #include "client/cpp/session.h"
@@ -25,7 +27,26 @@ struct Options {
   std::vector<std::string> traces;
   OutputOptions output;
   uint32_t turn = 1;
+  v1::Durability durability = v1::DURABILITY_UNSPECIFIED;
+  std::string save, resume;  // files of a session's handle
 };
+
+constexpr uint32_t kUsualWindow = 8, kUsualTurn = 16;  // what the server gives room for by itself
+constexpr uint64_t kMostAnswerBytes = 16 << 20;
+
+// Room for the answers of a window of turns. What a trace is that is no state tensor is not known: taken for all of the state.
+uint64_t AnswerBytes(const v1::ModelInfo& model, const Options& options) {
+  constexpr uint64_t kOfTensor = 64, kOfTurn = 256;  // names and shapes
+  uint64_t step = 0, fixed = kOfTurn;
+  const auto add = [&](uint64_t bytes) { step += bytes, fixed += kOfTensor; };
+  for (const v1::TensorSpec& spec : model.outputs()) add(static_cast<uint64_t>(ElementsOf(spec)) * sizeof(float));
+  for (const std::string& trace : options.traces) {
+    uint64_t bytes = model.state_bytes();
+    for (const v1::TensorSpec& spec : model.state()) bytes = spec.name() == trace ? static_cast<uint64_t>(ElementsOf(spec)) * sizeof(float) : bytes;
+    add(bytes);
+  }
+  return std::min(kMostAnswerBytes, kUsualWindow * (options.turn * step + fixed));
+}
 
 // T steps as one turn: the values of each input one after another.
 v1::Step JoinSteps(const std::vector<InputStep>& steps) {
@@ -58,7 +79,7 @@ struct Feed {
   uint64_t step = 0;
   bool ended = false;
 
-  absl::Status SendNext(uint32_t turn) {
+  absl::Status SendNext(uint32_t turn, absl::Duration timeout) {
     std::vector<InputStep> steps;
     while (steps.size() < turn) {
       LSTM_ASSIGN_OR_RETURN(auto step_read, reader->Next());
@@ -72,14 +93,51 @@ struct Feed {
     one.at = std::chrono::steady_clock::now();
     auto promise = std::make_shared<std::promise<absl::StatusOr<v1::Result>>>();
     one.answer = promise->get_future();
-    return session->Send(JoinSteps(steps), [promise](absl::StatusOr<v1::Result> r) { promise->set_value(std::move(r)); });
+    return session->Send(JoinSteps(steps), [promise](absl::StatusOr<v1::Result> r) { promise->set_value(std::move(r)); }, timeout);
   }
 
-  absl::Status PrintFirst(OutputWriter& writer, double timeout_s) {
+  absl::Status Open(Stream& stream, const v1::ModelInfo& model, const Options& options, absl::Duration timeout) {
+    v1::Open open;
+    open.set_model(options.model);
+    open.set_version(options.version);
+    open.set_durability(options.durability);
+    if (options.turn > kUsualTurn) open.set_answer_bytes(AnswerBytes(model, options));
+    open.mutable_options()->set_timings(options.output.timing);
+    for (const std::string& trace : options.traces) open.mutable_options()->add_traces(trace);
+    LSTM_ASSIGN_OR_RETURN(session, stream.Open(std::move(open), timeout));
+    return absl::OkStatus();
+  }
+
+  // Goes on with a saved session; what it answered to another process that did not come to save again is printed first.
+  absl::Status Resume(Stream& stream, const Options& options, OutputWriter& writer, absl::Duration timeout) {
+    LSTM_ASSIGN_OR_RETURN(const std::string saved, ReadFile(options.resume));
+    std::vector<v1::Result> missed;
+    LSTM_ASSIGN_OR_RETURN(session, stream.Resume(saved, [&](v1::Result result) { missed.push_back(std::move(result)); }, timeout));
+    const std::string& model = session->opened().model();
+    if (!model.empty() && model != options.model) {
+      session->Release();
+      return absl::InvalidArgumentError(absl::StrCat("'", options.resume, "' is a session of model '", model, "', not of '", options.model, "'"));
+    }
+    for (const v1::Result& result : missed) {
+      const uint32_t rows = result.outputs_size() > 0 && result.outputs(0).shape_size() > 0 ? static_cast<uint32_t>(result.outputs(0).shape(0)) : 1;
+      for (uint32_t row = 0; row < rows; ++row) LSTM_RETURN_IF_ERROR(writer.Write({step++, label, "", &result, row, 0}));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Finish(const Options& options, absl::Duration timeout) {
+    if (options.save.empty()) return session->Close(timeout);
+    LSTM_ASSIGN_OR_RETURN(const std::string handle, session->Save());
+    LSTM_RETURN_IF_ERROR(WritePrivateFile(options.save, handle));
+    session->Release();
+    return absl::OkStatus();
+  }
+
+  absl::Status PrintFirst(OutputWriter& writer, absl::Duration timeout) {
     Sent one = std::move(sent.front());
     sent.pop_front();
-    if (one.answer.wait_for(std::chrono::duration<double>(timeout_s)) != std::future_status::ready) {
-      return absl::DeadlineExceededError(absl::StrCat("no answer within ", timeout_s, " s"));
+    if (one.answer.wait_for(absl::ToChronoMilliseconds(timeout)) != std::future_status::ready) {
+      return absl::DeadlineExceededError(absl::StrCat("no answer within ", absl::FormatDuration(timeout)));
     }
     const auto result = one.answer.get();
     if (!result.ok()) return result.status();
@@ -92,6 +150,9 @@ struct Feed {
 };
 
 absl::Status RunStream(const Connection& connection, const Options& options) {
+  if (options.files.size() > 1 && !(options.save.empty() && options.resume.empty())) {
+    return absl::InvalidArgumentError(absl::StrCat("--save and --resume are of one session: expected one input file, got ", options.files.size()));
+  }
   LSTM_ASSIGN_OR_RETURN(auto client, connection.Connect());
   LSTM_ASSIGN_OR_RETURN(const v1::ModelInfo model, client->GetModel(options.model, options.version));
   LSTM_ASSIGN_OR_RETURN(auto writer, OpenOutput(options.output, model));
@@ -101,27 +162,23 @@ absl::Status RunStream(const Connection& connection, const Options& options) {
     Feed& feed = feeds.emplace_back();
     if (options.files.size() > 1) feed.label = std::filesystem::path(file).stem().string();
     LSTM_ASSIGN_OR_RETURN(feed.reader, OpenInput(file, options.format, model));
-    v1::Open open;
-    open.set_model(options.model);
-    open.set_version(options.version);
-    open.mutable_options()->set_timings(options.output.timing);
-    for (const std::string& trace : options.traces) open.mutable_options()->add_traces(trace);
-    LSTM_ASSIGN_OR_RETURN(feed.session, stream->Open(std::move(open), absl::Seconds(connection.timeout_s)));
+    LSTM_RETURN_IF_ERROR(options.resume.empty() ? feed.Open(*stream, model, options, connection.patience())
+                                                : feed.Resume(*stream, options, *writer, connection.patience()));
   }
   // Each round sends one turn of every session, then shows its answer: several inputs run step by step side by side.
   absl::Status status;
   for (bool more = true; more && status.ok();) {
     more = false;
     for (Feed& feed : feeds) {
-      if (!feed.ended && status.ok()) status = feed.SendNext(options.turn);
+      if (!feed.ended && status.ok()) status = feed.SendNext(options.turn, connection.patience());
     }
     for (Feed& feed : feeds) {
-      while (!feed.sent.empty() && status.ok()) status = feed.PrintFirst(*writer, connection.timeout_s);
+      while (!feed.sent.empty() && status.ok()) status = feed.PrintFirst(*writer, connection.patience());
       more = more || !feed.ended;
     }
   }
   for (Feed& feed : feeds) {
-    const absl::Status closed = feed.session->Close(absl::Seconds(connection.timeout_s));
+    const absl::Status closed = feed.Finish(options, connection.patience());
     if (status.ok()) status = closed;
   }
   const absl::Status finished = writer->Finish();
@@ -163,6 +220,9 @@ void Describe(CLI::App* command, Options& o, bool several) {
   if (several) {
     command->add_option("FILES", o.files, "Inputs; '-' is standard input. Several run side by side on one stream, a session each");
     command->add_option("--turn", o.turn, "Time steps sent together")->check(CLI::Range(1u, 4096u))->capture_default_str();
+    AddDurabilityOption(*command, o.durability);
+    command->add_option("--save", o.save, "Keep the session on the server at the end of the input, and write its handle (a secret)")->type_name("FILE");
+    command->add_option("--resume", o.resume, "Go on with the session whose handle --save wrote")->type_name("FILE");
   } else {
     command->add_option("FILE", o.files, "Input; '-' is standard input")->expected(1);
   }

@@ -2,9 +2,6 @@
 #include "client/cpp/session.h"
 
 #include <algorithm>
-#include <memory>
-#include <random>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -15,43 +12,41 @@
 namespace lstm::client {
 namespace {
 
-constexpr uint32_t kLeastPauseMs = 5;
+// A VOLATILE session that is ELSEWHERE was in a process that is gone, as a rule: little hope, little patience.
+constexpr std::chrono::milliseconds kVolatilePatience(2000);
+
+// With the payload, so that the reason stays known.
+absl::Status Explained(const std::string& what, const absl::Status& status) {
+  absl::Status out(status.code(), absl::StrCat(what, ": ", status.message()));
+  status.ForEachPayload([&](absl::string_view type, const absl::Cord& payload) { out.SetPayload(type, payload); });
+  return out;
+}
 
 }  // namespace
 
+Session::Session(Stream* stream, uint32_t lane, SessionLog log, Missed missed)
+    : stream_(stream), lane_(lane), missed_(std::move(missed)), log_(std::move(log)) {}
+
 Session::~Session() {
-  bool open = false;
+  bool close = false;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    open = is_open_ && !closed_ && ended_.ok();
+    close = !released_ && !log_.over();
   }
-  if (open) {
-    v1::Request request;
-    request.mutable_close()->set_lane(lane_);
-    stream_->Send(std::move(request));
-  }
-  stream_->Forget(this);
-}
-
-void Session::SendStep(const v1::Step& step) {
-  v1::Request request;
-  *request.mutable_step() = step;
-  stream_->Send(std::move(request));
+  stream_->Forget(this, close);
 }
 
 absl::Status Session::Send(v1::Step step, Done done, absl::Duration timeout) {
   std::unique_lock<std::mutex> lock(mutex_);
-  const auto room = [&] { return (turns_.size() < opened_.window() && ghosts_ == 0) || closed_ || !ended_.ok(); };
-  if (!changed_.wait_for(lock, absl::ToChronoMilliseconds(timeout), room)) {
+  if (!changed_.wait_for(lock, absl::ToChronoMilliseconds(timeout), [&] { return log_.room() || log_.over(); })) {
     return absl::DeadlineExceededError("the window stayed full; the server does not answer");
   }
-  if (!ended_.ok()) return ended_;
-  if (closed_) return absl::FailedPreconditionError("the session is closed");
-  step.set_lane(lane_);
-  step.set_seq(first_seq_ + turns_.size());
-  step.set_ack(consumed_seq_);
-  turns_.push_back({step, std::move(done)});
-  SendStep(step);  // under the lock, so that turns leave in order of their seq
+  if (!log_.status().ok()) return log_.status();
+  if (log_.over()) return absl::FailedPreconditionError("the session is closed");
+  SessionLog::Actions actions;
+  waiting_.push_back(std::move(done));
+  log_.Send(std::move(step), actions);
+  Perform(actions, lock);
   return absl::OkStatus();
 }
 
@@ -83,93 +78,133 @@ absl::StatusOr<v1::Result> Session::Step(v1::Step step, absl::Duration timeout) 
 
 absl::Status Session::Close(absl::Duration timeout) {
   std::unique_lock<std::mutex> lock(mutex_);
-  const auto until = std::chrono::steady_clock::now() + absl::ToChronoMilliseconds(timeout);
-  if (!changed_.wait_until(lock, until, [&] { return turns_.empty() || !ended_.ok(); })) {
+  const auto until = Clock::now() + absl::ToChronoMilliseconds(timeout);
+  if (!changed_.wait_until(lock, until, [&] { return log_.unanswered() == 0 || log_.over(); })) {
     return absl::DeadlineExceededError("turns were still unanswered when the session should close");
   }
-  if (ended_.ok() && !closed_) {
-    lock.unlock();
-    v1::Request request;
-    request.mutable_close()->set_lane(lane_);
-    stream_->Send(std::move(request));
+  if (!log_.over()) {
+    SessionLog::Actions actions;
+    log_.Close(actions);
+    Perform(actions, lock);
     lock.lock();
   }
-  if (!changed_.wait_until(lock, until, [&] { return closed_ || !ended_.ok(); })) {
+  if (!changed_.wait_until(lock, until, [&] { return log_.over(); })) {
     return absl::DeadlineExceededError("the server did not close the session in time");
   }
-  return ended_;
+  return log_.status();
 }
 
-void Session::OnOpened(const v1::Opened& opened) {
+absl::StatusOr<std::string> Session::Save() const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  opened_ = opened;
-  is_open_ = true;
-  changed_.notify_all();
+  return log_.Save();
 }
 
-void Session::OnResult(v1::Result& result) {
+void Session::Release() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  released_ = true;
+}
+
+absl::Status Session::WaitOpen(absl::Duration timeout) {
   std::unique_lock<std::mutex> lock(mutex_);
-  if (turns_.empty() || result.seq() != first_seq_) return;  // a copy of what was answered
-  Done done = std::move(turns_.front().done);
-  turns_.pop_front();
-  consumed_seq_ = first_seq_++;
+  const auto settled = [&] { return (log_.phase() == SessionLog::Phase::kLive && !log_.missing() && !handing_) || log_.over(); };
+  if (!changed_.wait_for(lock, absl::ToChronoMilliseconds(timeout), settled)) {
+    if (!log_.refusal().ok()) return log_.refusal();
+    return absl::DeadlineExceededError("the server did not open the session in time");
+  }
+  opened_ = log_.opened();
+  return log_.status();
+}
+
+void Session::OnConnected() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  SessionLog::Actions actions;
+  log_.Connected(lane_, actions);
+  Perform(actions, lock);
+}
+
+void Session::OnLost(const absl::Status& why) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  if (log_.phase() == SessionLog::Phase::kLive) {
+    since_ = Clock::now();
+    refused_.reset();
+  }
+  SessionLog::Actions actions;
+  log_.Lost(why, actions);
+  Perform(actions, lock);
+}
+
+void Session::OnResponse(v1::Response& response) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  SessionLog::Actions actions;
+  log_.Take(response, actions);
+  if (actions.pause_ms && log_.phase() != SessionLog::Phase::kLive) LimitPause(actions);
+  Perform(actions, lock);
+}
+
+// An Open or a Resume was refused for the moment: for how long it is tried again.
+void Session::LimitPause(SessionLog::Actions& actions) {
+  const auto now = Clock::now();
+  if (!refused_) refused_ = now;
+  Clock::duration left = since_ + stream_->patience() - now;
+  absl::Status why = log_.refusal();
+  if (log_.opened().durability() == v1::VOLATILE && RefusalOf(why)->reason == v1::ELSEWHERE) {
+    left = std::min<Clock::duration>(left, *refused_ + kVolatilePatience - now);
+    why = Explained("the session was VOLATILE, and its server process is gone", why);
+  }
+  const auto left_ms = std::chrono::duration_cast<std::chrono::milliseconds>(left).count();
+  if (left_ms > 0) {
+    actions.pause_ms = static_cast<uint32_t>(std::min<int64_t>(left_ms, *actions.pause_ms));
+  } else {
+    actions.pause_ms.reset();
+    log_.GiveUp(why, actions);
+  }
+}
+
+void Session::OnRetry() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  SessionLog::Actions actions;
+  log_.Retry(actions);
+  Perform(actions, lock);
+}
+
+void Session::OnGivenUp(const absl::Status& why) {
+  std::unique_lock<std::mutex> lock(mutex_);
+  SessionLog::Actions actions;
+  log_.GiveUp(why, actions);
+  Perform(actions, lock);
+}
+
+bool Session::MayMove() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (log_.over() || log_.phase() == SessionLog::Phase::kOpening) return true;  // nothing is on the server that could be lost
+  return !log_.simple() && log_.opened().durability() != v1::VOLATILE;
+}
+
+// Requests leave under the lock, in the order in which the log gave them. Answers are handed over without it; calls that
+// give answers come from the stream, one at a time: they stay in order too.
+void Session::Perform(SessionLog::Actions& actions, std::unique_lock<std::mutex>& lock) {
+  for (v1::Request& request : actions.requests) stream_->Send(std::move(request));
+  if (actions.pause_ms) stream_->RetryAfter(lane_, *actions.pause_ms);
+  std::vector<Done> done;
+  for (const SessionLog::Answer& answer : actions.answers) {
+    if (answer.missed) {
+      done.push_back([this](absl::StatusOr<v1::Result> result) { if (result.ok() && missed_) missed_(*std::move(result)); });
+    } else {
+      done.push_back(std::move(waiting_.front()));
+      waiting_.pop_front();
+    }
+  }
+  handing_ = !done.empty();
   changed_.notify_all();
   lock.unlock();
-  if (done) done(std::move(result));
-}
-
-void Session::OnReject(const v1::Reject& reject) {
-  std::unique_lock<std::mutex> lock(mutex_);
-  if (!is_open_) {  // Open itself was refused
-    ended_ = ToStatus(reject);
-    changed_.notify_all();
-    return;
+  if (done.empty()) return;
+  for (size_t i = 0; i < done.size(); ++i) {
+    if (done[i]) done[i](std::move(actions.answers[i].result));
   }
-  if (ghosts_ > 0 && reject.seq() >= first_seq_ + turns_.size()) {
-    if (--ghosts_ == 0) changed_.notify_all();
-    return;
-  }
-  if (reject.seq() < first_seq_ || reject.seq() >= first_seq_ + turns_.size()) return;
-  const auto index = static_cast<size_t>(reject.seq() - first_seq_);
-  if (!IsTransient(reject.reason())) return FailFrom(index, ToStatus(reject), lock);
-  turns_[index].answered = true;
-  const bool all = std::all_of(turns_.begin(), turns_.end(), [](const Turn& t) { return t.answered; });
-  if (all) Resend(std::max(reject.retry_after_ms(), kLeastPauseMs));
-}
-
-// The turn at `index` and all behind it fail. Their seqs are free again, once the server's own refusals of those behind it
-// have come: until then nothing is sent, so that no answer is taken for another's.
-void Session::FailFrom(size_t index, const absl::Status& status, std::unique_lock<std::mutex>& lock) {
-  std::vector<Done> failed;
-  for (size_t i = index; i < turns_.size(); ++i) {
-    if (i > index && !turns_[i].answered) ++ghosts_;
-    failed.push_back(std::move(turns_[i].done));
-  }
-  turns_.resize(index);
+  lock.lock();
+  handing_ = false;
   changed_.notify_all();
   lock.unlock();
-  for (size_t i = 0; i < failed.size(); ++i) {
-    if (!failed[i]) continue;
-    failed[i](i == 0 ? status : absl::AbortedError(absl::StrCat("not applied: the turn before it was refused: ", status.message())));
-  }
-}
-
-void Session::Resend(uint32_t after_ms) {
-  // On the reading thread: the pause holds this stream's other answers up by milliseconds, in a moment of overload.
-  thread_local std::minstd_rand random(std::random_device{}());
-  std::this_thread::sleep_for(std::chrono::milliseconds(std::uniform_int_distribution<uint32_t>(after_ms / 2, after_ms)(random)));
-  for (Turn& turn : turns_) {
-    turn.answered = false;
-    turn.step.set_ack(consumed_seq_);
-    SendStep(turn.step);
-  }
-}
-
-void Session::OnEnd(const absl::Status& status, bool closed) {
-  std::unique_lock<std::mutex> lock(mutex_);
-  closed_ = closed_ || closed;
-  if (!closed && ended_.ok() && !closed_) ended_ = status;
-  FailFrom(0, closed ? absl::CancelledError("the session was closed") : status, lock);
 }
 
 }  // namespace lstm::client

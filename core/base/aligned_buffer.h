@@ -7,6 +7,7 @@
 #include <new>
 #include <span>
 #include <type_traits>
+#include <utility>
 
 namespace lstm::core {
 
@@ -24,6 +25,13 @@ class AlignedBuffer {
     if (size == 0) return;
     data_.reset(static_cast<T*>(::operator new(size * sizeof(T), kAlignment)));
     std::memset(data_.get(), 0, size * sizeof(T));
+  }
+
+  AlignedBuffer(AlignedBuffer&& other) noexcept : data_(std::move(other.data_)), size_(std::exchange(other.size_, 0)) {}
+  AlignedBuffer& operator=(AlignedBuffer&& other) noexcept {
+    data_ = std::move(other.data_);
+    size_ = std::exchange(other.size_, 0);
+    return *this;
   }
 
   T* data() { return data_.get(); }

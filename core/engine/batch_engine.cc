@@ -86,15 +86,24 @@ void BatchEngine::Add(Turn* turn) {
   ++waiting_;
 }
 
-void BatchEngine::RunBatch(std::vector<Turn*>& finished) {
-  if (waiting_ == 0) return;
+void BatchEngine::Remove(Turn* turn) {
+  waiting_ -= std::erase(LaneOf(turn->program).turns, turn);
+}
+
+size_t BatchEngine::RunBatch(std::vector<Turn*>& finished) {
+  if (waiting_ == 0) return 0;
   while (lanes_[next_ % lanes_.size()]->turns.empty()) ++next_;
   Lane& lane = *lanes_[next_++ % lanes_.size()];
 
-  const size_t n = std::min(lane.turns.size(), static_cast<size_t>(lane.program->max_batch()));
+  size_t n = std::min(lane.turns.size(), static_cast<size_t>(lane.program->max_batch()));
+  for (size_t r = 0; r < n; ++r) {
+    if (lane.turns[r]->alone) n = std::max<size_t>(r, 1);
+  }
   lane.rows.clear();
   for (size_t r = 0; r < n; ++r) lane.FillRow(*lane.turns[r], r);
+  running_ = {lane.turns.data(), n};
   const absl::Status run = lane.program->Run(lane.rows, *lane.scratch);
+  running_ = {};
 
   // Turns that go on keep their order behind those that did not fit, so that none waits for ever.
   size_t going_on = 0;
@@ -115,6 +124,7 @@ void BatchEngine::RunBatch(std::vector<Turn*>& finished) {
   const auto ran = begin + static_cast<std::ptrdiff_t>(n);
   lane.turns.erase(begin + static_cast<std::ptrdiff_t>(going_on), ran);
   std::rotate(begin, begin + static_cast<std::ptrdiff_t>(going_on), lane.turns.end());
+  return n;
 }
 
 void BatchEngine::Forget(const StepProgram* program) {

@@ -21,6 +21,7 @@ struct Turn {
   std::vector<const std::byte*> inputs;     // per program input: [T, one step]
   std::vector<std::byte*> outputs;          // per program output: [T or 1, one step], or null: not wanted
   bool last_step_only = false;              // outputs hold the last step alone
+  bool alone = false;                       // shares no batch
   const float* state = nullptr;             // before the turn; not written
   float* scratch[2] = {nullptr, nullptr};   // two rows of state_floats()
 
@@ -42,11 +43,18 @@ class BatchEngine {
   // Takes `turn` in. At most one turn of a session may be inside at a time.
   void Add(Turn* turn);
 
-  // Runs one batch, if there is a turn. Turns that ended with it, well or badly, are appended to `finished`, each once.
-  void RunBatch(std::vector<Turn*>& finished);
+  // Gives a turn up that has not come back among the finished: nothing of it is touched any more.
+  void Remove(Turn* turn);
+
+  // Runs one batch, if there is a turn, and gives its rows. Turns that ended with it, well or badly, are appended to `finished`,
+  // each once.
+  size_t RunBatch(std::vector<Turn*>& finished);
 
   // Takes the program's scratch memory back. REQUIRES: none of its turns is inside.
   void Forget(const StepProgram* program);
+
+  // The turns whose step is being computed at this instant: for a handler that runs when that ends the process.
+  std::span<Turn* const> running() const { return running_; }
 
   bool idle() const { return waiting_ == 0; }
   size_t waiting() const { return waiting_; }
@@ -58,6 +66,7 @@ class BatchEngine {
   std::vector<std::unique_ptr<Lane>> lanes_;
   size_t next_ = 0;  // the lane that is looked at first
   size_t waiting_ = 0;
+  std::span<Turn* const> running_;
 };
 
 }  // namespace lstm::core

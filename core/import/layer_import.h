@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <set>
+#include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -13,15 +14,21 @@
 // Private to core/import: one layer of the manifest to nodes of the model. Confined to one thread.
 namespace lstm::core {
 
+// The tensors that layers have read, each as it was loaded last: layers that share one as it lies in the file have it once.
+struct TensorsRead {
+  std::map<std::string, std::weak_ptr<const Constant>> last;
+  uint64_t repeated_bytes = 0;
+};
+
 struct LayerImport {
   const Safetensors& weights;
   ModelBuilder& builder;
-  std::set<std::string>& used;  // tensors that were read
+  TensorsRead& used;
   const manifest::v1::Layer& layer;
   std::string prefix;           // of the layer's tensors: "cell."
   std::vector<ValueId> inputs;
 
-  // The tensor `prefix + name`, as it lies in the file.
+  // The tensor `prefix + name`, as it lies in the file. INVALID_ARGUMENT where layers share more than the file's size of them.
   absl::StatusOr<ConstantPtr> Tensor(const std::string& name);
   // The same where its shape must be `shape`.
   absl::StatusOr<ConstantPtr> Tensor(const std::string& name, const Shape& shape);

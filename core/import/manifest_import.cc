@@ -6,13 +6,16 @@
 #include <openssl/evp.h>
 
 #include <algorithm>
+#include <cmath>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 #include "core/import/layer_import.h"
 #include "core/import/mapped_file.h"
+#include "core/import/onnx/onnx_import.h"
 
 namespace lstm::core {
 namespace {
@@ -23,6 +26,8 @@ constexpr size_t kMaxManifestBytes = 4u << 20;
 constexpr size_t kMaxWeightBytes = size_t{64} << 30;
 constexpr int kMaxTokens = 1'000'000;
 
+constexpr uint64_t kMaxRepeatedBytes = 4u << 20;
+
 class FirstError : public google::protobuf::io::ErrorCollector {
  public:
   void AddError(int line, int column, const std::string& message) override {
@@ -30,6 +35,58 @@ class FirstError : public google::protobuf::io::ErrorCollector {
   }
   std::string text;
 };
+
+bool IsUtf8(const std::string& text) {
+  for (size_t i = 0; i < text.size();) {
+    const auto byte = [&](size_t k) { return i + k < text.size() ? static_cast<unsigned char>(text[i + k]) : 0u; };
+    const unsigned first = byte(0);
+    const size_t length = first < 0x80 ? 1 : first < 0xc2 ? 0 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : first < 0xf5 ? 4 : 0;
+    if (length == 0) return false;
+    for (size_t k = 1; k < length; ++k) {
+      if ((byte(k) & 0xc0u) != 0x80u) return false;
+    }
+    // Too long for what it says, a half of a UTF-16 pair, or beyond Unicode.
+    if ((first == 0xe0 && byte(1) < 0xa0) || (first == 0xed && byte(1) > 0x9f) || (first == 0xf0 && byte(1) < 0x90) ||
+        (first == 0xf4 && byte(1) > 0x8f)) {
+      return false;
+    }
+    i += length;
+  }
+  return true;
+}
+
+// What text format lets through: numbers that are no value of their enum, floats that are not finite, and text that no client
+// could read, for proto3 takes no string that is not UTF-8.
+absl::Status CheckFields(const google::protobuf::Message& message, const std::string& path) {
+  using Field = google::protobuf::FieldDescriptor;
+  const google::protobuf::Reflection& reflection = *message.GetReflection();
+  std::vector<const Field*> fields;
+  reflection.ListFields(message, &fields);
+  for (const Field* field : fields) {
+    const int count = field->is_repeated() ? reflection.FieldSize(message, field) : 1;
+    for (int i = 0; i < count; ++i) {
+      const bool one = !field->is_repeated();
+      const std::string name = one ? absl::StrCat(path, field->name()) : absl::StrCat(path, field->name(), "[", i, "]");
+      if (field->cpp_type() == Field::CPPTYPE_MESSAGE) {
+        const auto& part = one ? reflection.GetMessage(message, field) : reflection.GetRepeatedMessage(message, field, i);
+        LSTM_RETURN_IF_ERROR(CheckFields(part, name + "."));
+      } else if (field->cpp_type() == Field::CPPTYPE_ENUM) {
+        const int number = one ? reflection.GetEnumValue(message, field) : reflection.GetRepeatedEnumValue(message, field, i);
+        if (field->enum_type()->FindValueByNumber(number) == nullptr) {
+          return absl::InvalidArgumentError(absl::StrCat("manifest: ", name, " is ", number, ", expected a value of ", field->enum_type()->name()));
+        }
+      } else if (field->cpp_type() == Field::CPPTYPE_FLOAT) {
+        const float value = one ? reflection.GetFloat(message, field) : reflection.GetRepeatedFloat(message, field, i);
+        if (!std::isfinite(value)) return absl::InvalidArgumentError(absl::StrCat("manifest: ", name, " is ", value, ", expected a finite number"));
+      } else if (field->cpp_type() == Field::CPPTYPE_STRING) {
+        if (!IsUtf8(one ? reflection.GetString(message, field) : reflection.GetRepeatedString(message, field, i))) {
+          return absl::InvalidArgumentError(absl::StrCat("manifest: ", name, " has bytes that are not UTF-8"));
+        }
+      }
+    }
+  }
+  return absl::OkStatus();
+}
 
 absl::StatusOr<pb::Manifest> Parse(const std::string& text) {
   if (text.size() > kMaxManifestBytes) {
@@ -41,6 +98,7 @@ absl::StatusOr<pb::Manifest> Parse(const std::string& text) {
   parser.RecordErrorsTo(&error);
   parser.SetRecursionLimit(8);
   if (!parser.ParseFromString(text, &manifest)) return absl::InvalidArgumentError(absl::StrCat("manifest ", error.text));
+  LSTM_RETURN_IF_ERROR(CheckFields(manifest, ""));
   return manifest;
 }
 
@@ -87,8 +145,7 @@ absl::StatusOr<ValueId> Read(const ModelBuilder& builder, const std::string& nam
   return scaled.ok() ? scaled : builder.Find(name);
 }
 
-absl::Status AddLayer(ModelBuilder& builder, const Safetensors& weights, std::set<std::string>& used, const pb::Layer& layer,
-                      ValueId before) {
+absl::Status AddLayer(ModelBuilder& builder, const Safetensors& weights, TensorsRead& used, const pb::Layer& layer, ValueId before) {
   LayerImport in{weights, builder, used, layer, (layer.tensors().empty() ? layer.name() : layer.tensors()) + ".", {}};
   for (const std::string& name : layer.input()) {
     auto value = Read(builder, name);
@@ -142,8 +199,24 @@ std::shared_ptr<Constant> MakeConstant(Shape shape) {
 }
 
 absl::StatusOr<ConstantPtr> LayerImport::Tensor(const std::string& name) {
-  used.insert(prefix + name);
-  return weights.Load(prefix + name);
+  const auto it = weights.entries().find(prefix + name);
+  if (it == weights.entries().end()) return weights.Load(prefix + name);
+  const auto [last, first_time] = used.last.try_emplace(it->first);
+  ConstantPtr tensor = last->second.lock();
+  if (!first_time) {
+    // Every layer packs its weights, and most copy them: a small file must not become a large model.
+    used.repeated_bytes += static_cast<uint64_t>(CheckedElementCount(it->second.shape)) * sizeof(float);
+    const uint64_t most = kMaxRepeatedBytes + (tensor ? weights.float_bytes() : 0);
+    if (used.repeated_bytes > most) {
+      return absl::InvalidArgumentError(absl::StrCat("tensor '", it->first, "' is read once more: ", used.repeated_bytes,
+                                                     " bytes are shared by layers, expected at most ", most));
+    }
+  }
+  if (!tensor) {
+    LSTM_ASSIGN_OR_RETURN(tensor, weights.Load(it->first));
+    last->second = tensor;
+  }
+  return tensor;
 }
 
 absl::StatusOr<ConstantPtr> LayerImport::Tensor(const std::string& name, const Shape& shape) {
@@ -176,7 +249,7 @@ absl::StatusOr<Model> ImportManifest(const std::string& text, std::span<const st
     return absl::InvalidArgumentError(absl::StrCat("the manifest has ", manifest.input_size(), " inputs and ", manifest.layer_size(),
                                                    " layers, expected at least one of each"));
   }
-  std::set<std::string> used;
+  TensorsRead used;
   LSTM_ASSIGN_OR_RETURN(ValueId last, Read(builder, manifest.input(0).name()));
   for (const pb::Layer& layer : manifest.layer()) {
     LSTM_RETURN_IF_ERROR(AddLayer(builder, tensors, used, layer, last));
@@ -197,23 +270,58 @@ absl::StatusOr<Model> ImportManifest(const std::string& text, std::span<const st
   if (notes != nullptr) {
     google::protobuf::TextFormat::PrintToString(manifest, &notes->manifest);
     for (const auto& [name, entry] : tensors.entries()) {
-      if (!used.contains(name)) notes->unused.push_back(name);
+      if (!used.last.contains(name)) notes->unused.push_back(name);
     }
   }
   return std::move(builder).Build();
 }
 
-absl::StatusOr<Model> LoadModelDirectory(const std::string& directory, const std::string& name, const std::string& version,
-                                         ImportNotes* notes) {
-  LSTM_ASSIGN_OR_RETURN(const MappedFile text, MappedFile::Open(directory + "/model.textproto", kMaxManifestBytes));
-  const std::string manifest_text(reinterpret_cast<const char*>(text.bytes().data()), text.bytes().size());
-  LSTM_ASSIGN_OR_RETURN(const pb::Manifest manifest, Parse(manifest_text));
-  const std::string file = manifest.weights().empty() ? "model.safetensors" : manifest.weights();
-  if (file.find('/') != std::string::npos || file.find('\0') != std::string::npos || file[0] == '.') {
-    return absl::InvalidArgumentError("weights must be the name of a file beside the manifest, without '/' and no leading '.'");
+namespace {
+
+absl::StatusOr<pb::Manifest> ReadManifest(const std::string& directory, std::string& text) {
+  LSTM_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Open(directory + "/model.textproto", kMaxManifestBytes));
+  text.assign(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
+  return Parse(text);
+}
+
+absl::StatusOr<std::string> BesideManifest(const std::string& name, const char* field) {
+  if (name.find('/') == std::string::npos && name.find('\0') == std::string::npos && name[0] != '.') return name;
+  return absl::InvalidArgumentError(absl::StrCat(field, " must be the name of a file beside the manifest, without '/' and no leading '.'"));
+}
+
+}  // namespace
+
+absl::StatusOr<Model> LoadOnnxFile(const std::string& path, const std::string& manifest_text, const pb::Manifest& manifest,
+                                   const std::map<std::string, onnx::Tensor>& given, ImportNotes* notes) {
+  LSTM_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Open(path, kMaxWeightBytes));
+  OnnxNotes found;
+  LSTM_ASSIGN_OR_RETURN(Model model, ImportOnnx(file.bytes(), manifest, given, &found));
+  model.hash = Hash(manifest_text, file.bytes());
+  if (notes != nullptr) {
+    google::protobuf::TextFormat::PrintToString(manifest, &notes->manifest);
+    notes->onnx = std::move(found);
+    notes->is_onnx = true;
   }
-  LSTM_ASSIGN_OR_RETURN(const MappedFile weights, MappedFile::Open(absl::StrCat(directory, "/", file), kMaxWeightBytes));
-  LSTM_ASSIGN_OR_RETURN(Model model, ImportManifest(manifest_text, weights.bytes(), notes));
+  return model;
+}
+
+absl::StatusOr<Model> LoadModelDirectory(const std::string& directory, const std::string& name, const std::string& version,
+                                         ImportNotes* notes, const std::map<std::string, onnx::Tensor>& given) {
+  std::string text;
+  auto manifest = ReadManifest(directory, text);
+  if (!manifest.ok() && !absl::IsNotFound(manifest.status())) return manifest.status();
+  Model model;
+  if (!manifest.ok() || manifest->has_onnx()) {  // a graph that leaves nothing open needs no manifest
+    const pb::Manifest asked = manifest.ok() ? *manifest : pb::Manifest();
+    LSTM_ASSIGN_OR_RETURN(const std::string file, BesideManifest(asked.onnx().file().empty() ? "model.onnx" : asked.onnx().file(), "onnx.file"));
+    auto loaded = LoadOnnxFile(absl::StrCat(directory, "/", file), text, asked, given, notes);
+    if (!manifest.ok() && absl::IsNotFound(loaded.status())) return manifest.status();
+    LSTM_ASSIGN_OR_RETURN(model, std::move(loaded));
+  } else {
+    LSTM_ASSIGN_OR_RETURN(const std::string file, BesideManifest(manifest->weights().empty() ? "model.safetensors" : manifest->weights(), "weights"));
+    LSTM_ASSIGN_OR_RETURN(const MappedFile weights, MappedFile::Open(absl::StrCat(directory, "/", file), kMaxWeightBytes));
+    LSTM_ASSIGN_OR_RETURN(model, ImportManifest(text, weights.bytes(), notes));
+  }
   model.name = name;
   model.version = version;
   return model;

@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstddef>
+#include <map>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "core/import/onnx/onnx_import.h"
 #include "core/model/model.h"
 
 namespace lstm::core {
@@ -14,6 +16,8 @@ namespace lstm::core {
 struct ImportNotes {
   std::string manifest;              // the manifest as it was understood, in full
   std::vector<std::string> unused;   // tensors of the weights file that no layer reads
+  bool is_onnx = false;
+  OnnxNotes onnx;
 };
 
 // A model from a manifest (text protobuf, proto/lstm/manifest/v1/manifest.proto) and the bytes of a safetensors file. Pure:
@@ -21,8 +25,13 @@ struct ImportNotes {
 // once more beyond the bytes that came in.
 absl::StatusOr<Model> ImportManifest(const std::string& manifest, std::span<const std::byte> weights, ImportNotes* notes = nullptr);
 
-// The model in `directory`: model.textproto and the weights file that it names, beside it. Model::hash covers both.
+// The model in `directory`: model.textproto and the weights file or ONNX file that it names, beside it, or model.onnx alone.
+// Model::hash covers both. `given`: see ImportOnnx.
 absl::StatusOr<Model> LoadModelDirectory(const std::string& directory, const std::string& name, const std::string& version,
-                                         ImportNotes* notes = nullptr);
+                                         ImportNotes* notes = nullptr, const std::map<std::string, onnx::Tensor>& given = {});
+
+// One ONNX file, and a manifest for what it leaves open.
+absl::StatusOr<Model> LoadOnnxFile(const std::string& path, const std::string& manifest_text, const manifest::v1::Manifest& manifest,
+                                   const std::map<std::string, onnx::Tensor>& given, ImportNotes* notes);
 
 }  // namespace lstm::core

@@ -44,10 +44,17 @@ absl::StatusOr<MappedFile> MappedFile::Open(const std::string& path, size_t max_
   }
   MappedFile mapped;
   if (size == 0) return mapped;
-  void* data = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.fd, 0);
+  void* data = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (data == MAP_FAILED) return absl::ResourceExhaustedError(absl::StrCat("file '", name, "': ", std::strerror(errno)));
   mapped.data_ = data;
   mapped.size_ = size;
+  for (size_t have = 0; have < size;) {
+    const ssize_t got = pread(file.fd, static_cast<char*>(data) + have, size - have, static_cast<off_t>(have));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return absl::UnavailableError(absl::StrCat("file '", name, "': ", std::strerror(errno)));
+    if (got == 0) return absl::FailedPreconditionError(absl::StrCat("file '", name, "' was cut while it was read"));
+    have += static_cast<size_t>(got);
+  }
   return mapped;
 }
 

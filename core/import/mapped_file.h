@@ -10,12 +10,12 @@
 
 namespace lstm::core {
 
-// A regular file, mapped read-only. Move-only, thread-safe once open. The file must not be truncated while it is mapped:
-// model versions are immutable directories.
+// The bytes of a regular file, read into memory of their own: a running server loads models, and touching a mapping of a file
+// that somebody truncates would end it. Move-only, thread-safe once open.
 class MappedFile {
  public:
   // NOT_FOUND where there is none; INVALID_ARGUMENT for what is no regular file (links are not followed) or is larger
-  // than `max_bytes`. Messages name the file by its last component alone.
+  // than `max_bytes`; FAILED_PRECONDITION where it shrinks meanwhile. Messages name the file by its last component alone.
   static absl::StatusOr<MappedFile> Open(const std::string& path, size_t max_bytes);
 
   MappedFile(MappedFile&& other) noexcept : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}

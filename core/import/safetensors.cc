@@ -198,6 +198,7 @@ absl::StatusOr<Safetensors> Safetensors::Parse(std::span<const std::byte> file) 
                                                      " to ", to, ", expected ", bytes, " bytes from ", end, " within ", data.size()));
     }
     end = to;
+    out.float_bytes_ += static_cast<uint64_t>(*count) * sizeof(float);
     if (!out.entries_.emplace(tensor.name, Entry{type, tensor.shape, data.subspan(from, bytes)}).second) {
       return absl::InvalidArgumentError(absl::StrCat("tensor ", Shown(tensor.name), " is there twice"));
     }

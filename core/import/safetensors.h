@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <map>
 #include <span>
 #include <string>
@@ -29,12 +30,15 @@ class Safetensors {
   static absl::StatusOr<Safetensors> Parse(std::span<const std::byte> file);
 
   const std::map<std::string, Entry>& entries() const { return entries_; }
+  // What all of them have as floats.
+  uint64_t float_bytes() const { return float_bytes_; }
 
   // The tensor as floats. NOT_FOUND names what is missing. INVALID_ARGUMENT for a value that is not finite as a float.
   absl::StatusOr<ConstantPtr> Load(const std::string& name) const;
 
  private:
   std::map<std::string, Entry> entries_;
+  uint64_t float_bytes_ = 0;
 };
 
 }  // namespace lstm::core

@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "core/base/engine.h"
 #include "core/model/model.h"
 
 namespace lstm::core {
@@ -42,22 +43,32 @@ class Kernel {
   virtual std::string Describe() const = 0;
 };
 
+// Never kAuto. A fixed table over this machine's instruction sets, nothing measured: a model has the same engine at every
+// start.
+Engine ResolveEngine(Engine wanted);
+
 struct KernelContext {
   const Model* model;
   const Node* node;
   int max_batch;
   const std::vector<size_t>* state_offsets;  // in floats, by StateId
+  Engine engine;  // not kAuto
 };
 
 // Makes the kernel of any op. INTERNAL or RESOURCE_EXHAUSTED where it cannot be made.
 absl::StatusOr<std::unique_ptr<const Kernel>> MakeKernel(const KernelContext& context);
 
 // The kernels of each room; MakeKernel dispatches to them.
-absl::StatusOr<std::unique_ptr<const Kernel>> MakeCellKernel(const KernelContext& context);       // LSTM, GRU, RNN
+absl::StatusOr<std::unique_ptr<const Kernel>> MakeCellKernel(const KernelContext& context);       // LSTM, GRU, RNN: oneDNN
+absl::StatusOr<std::unique_ptr<const Kernel>> MakeFusedCellKernel(const KernelContext& context);  // the same: fused
 absl::StatusOr<std::unique_ptr<const Kernel>> MakeLinearKernel(const KernelContext& context);     // Linear, Conv1d
 absl::StatusOr<std::unique_ptr<const Kernel>> MakePointwiseKernel(const KernelContext& context);  // row by row
+// State that is read and written by itself, constants, selections, reductions, products of two values: row by row too.
+bool IsPlumbing(const Op& op);
+absl::StatusOr<std::unique_ptr<const Kernel>> MakePlumbingKernel(const KernelContext& context);
 
-// What decides the bits of every kernel here on this machine: library, version, instruction set.
-std::string NumericsId();
+// What decides the bits of every kernel here on this machine under that engine (not kAuto): libraries, versions, and of
+// instruction sets what changes bits. All those of the fused engine give the same.
+std::string NumericsId(Engine engine);
 
 }  // namespace lstm::core

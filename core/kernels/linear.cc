@@ -6,7 +6,7 @@
 #include "core/base/aligned_buffer.h"
 #include "core/base/status_macros.h"
 #include "core/kernels/kernel.h"
-#include "core/kernels/onednn.h"
+#include "core/kernels/product.h"
 
 namespace lstm::core {
 namespace {
@@ -14,25 +14,20 @@ namespace {
 // y = W x + b over the last axis: a value of shape [A, I] is A rows to the GEMM.
 class LinearKernel : public Kernel {
  public:
-  LinearKernel(std::unique_ptr<const OneDnnOp> op, int rows_per_step) : op_(std::move(op)), rows_per_step_(rows_per_step) {}
+  LinearKernel(std::unique_ptr<const ProductKernel> op, int rows_per_step) : op_(std::move(op)), rows_per_step_(rows_per_step) {}
 
   std::unique_ptr<KernelScratch> Bind(const KernelBuffers& buffers) const override {
-    auto scratch = std::make_unique<Scratch>();
-    scratch->bound = op_->Bind({buffers.inputs[0], nullptr, nullptr, buffers.output, nullptr});
-    return scratch;
+    return op_->Bind(static_cast<float*>(buffers.inputs[0]), static_cast<float*>(buffers.output));
   }
 
   absl::Status Run(int rows, const float* const*, float* const*, KernelScratch& scratch) const override {
-    return op_->Run(rows * rows_per_step_, *static_cast<Scratch&>(scratch).bound);
+    return op_->Run(rows * rows_per_step_, scratch);
   }
 
   std::string Describe() const override { return op_->Describe(); }
 
  private:
-  struct Scratch : KernelScratch {
-    OneDnnOp::BoundPtr bound;
-  };
-  std::unique_ptr<const OneDnnOp> op_;
+  std::unique_ptr<const ProductKernel> op_;
   int rows_per_step_;
 };
 
@@ -40,7 +35,7 @@ class LinearKernel : public Kernel {
 // flattened kernel. The context shifts by one frame a step.
 class Conv1dKernel : public Kernel {
  public:
-  Conv1dKernel(const Conv1dOp& op, size_t context_offset, int max_batch, std::vector<std::unique_ptr<const OneDnnOp>> parts)
+  Conv1dKernel(const Conv1dOp& op, size_t context_offset, int max_batch, std::vector<std::unique_ptr<const ProductKernel>> parts)
       : channels_(static_cast<size_t>(op.weight->shape[1] * op.groups)),
         out_(static_cast<size_t>(op.weight->shape[0])),
         taps_(static_cast<size_t>(op.weight->shape[2])),
@@ -64,7 +59,7 @@ class Conv1dKernel : public Kernel {
         group.y = AlignedBuffer<float>(room * out_ / groups_);
         y = group.y.data();
       }
-      group.bound = part->Bind({group.window.data(), nullptr, nullptr, y, nullptr});
+      group.bound = part->Bind(group.window.data(), y);
     }
     return scratch;
   }
@@ -107,7 +102,7 @@ class Conv1dKernel : public Kernel {
   struct Group {
     AlignedBuffer<float> window;  // [N, K * C/groups]
     AlignedBuffer<float> y;
-    OneDnnOp::BoundPtr bound;
+    std::unique_ptr<KernelScratch> bound;
   };
   struct Scratch : KernelScratch {
     const float* x = nullptr;
@@ -117,13 +112,13 @@ class Conv1dKernel : public Kernel {
 
   size_t channels_, out_, taps_, dilation_, groups_, context_offset_;
   int max_batch_;
-  std::vector<std::unique_ptr<const OneDnnOp>> parts_;  // one per group
+  std::vector<std::unique_ptr<const ProductKernel>> parts_;  // one per group
 };
 
 absl::StatusOr<std::unique_ptr<const Kernel>> MakeConv1d(const Conv1dOp& op, const KernelContext& context) {
   const int64_t out = op.weight->shape[0], in = op.weight->shape[1], taps = op.weight->shape[2];
   const int64_t out_per_group = out / op.groups;
-  std::vector<std::unique_ptr<const OneDnnOp>> parts;
+  std::vector<std::unique_ptr<const ProductKernel>> parts;
   std::vector<float> flat(static_cast<size_t>(out_per_group * taps * in));  // [O/groups, K, C/groups]
   for (int64_t g = 0; g < op.groups; ++g) {
     for (int64_t o = 0; o < out_per_group; ++o) {
@@ -133,7 +128,7 @@ absl::StatusOr<std::unique_ptr<const Kernel>> MakeConv1d(const Conv1dOp& op, con
       }
     }
     const float* bias = op.bias ? op.bias->values.data() + g * out_per_group : nullptr;
-    LSTM_ASSIGN_OR_RETURN(auto part, OneDnnOp::Linear(flat.data(), bias, out_per_group, taps * in, context.max_batch));
+    LSTM_ASSIGN_OR_RETURN(auto part, ProductKernel::Make(context.engine, flat.data(), bias, out_per_group, taps * in, context.max_batch));
     parts.push_back(std::move(part));
   }
   const size_t offset = op.context >= 0 ? (*context.state_offsets)[static_cast<size_t>(op.context)] : 0;
@@ -153,8 +148,9 @@ absl::StatusOr<std::unique_ptr<const Kernel>> MakeLinearKernel(const KernelConte
         absl::StrCat("Linear over ", rows_per_step, " rows a step in batches of ", context.max_batch));
   }
   LSTM_ASSIGN_OR_RETURN(auto op,
-                        OneDnnOp::Linear(linear.weight->values.data(), linear.bias ? linear.bias->values.data() : nullptr,
-                                         out, in, static_cast<int>(rows_per_step) * context.max_batch));
+                        ProductKernel::Make(context.engine, linear.weight->values.data(),
+                                            linear.bias ? linear.bias->values.data() : nullptr, out, in,
+                                            static_cast<int>(rows_per_step) * context.max_batch));
   return std::make_unique<const LinearKernel>(std::move(op), static_cast<int>(rows_per_step));
 }
 

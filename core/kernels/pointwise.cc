@@ -89,6 +89,15 @@ RowFunction Activation(const ActivationOp& op, size_t n) {
     case ActivationKind::kNegate: return Map(n, [](float x) { return -x; });
     case ActivationKind::kSqrt: return Map(n, [](float x) { return std::sqrt(x); });
     case ActivationKind::kSquare: return Map(n, [](float x) { return x * x; });
+    case ActivationKind::kPower: return Map(n, [a](float x) { return std::pow(x, a); });
+    case ActivationKind::kReciprocal: return Map(n, [](float x) { return 1.0f / x; });
+    case ActivationKind::kErf: return Map(n, [](float x) { return std::erf(x); });
+    case ActivationKind::kSoftsign: return Map(n, [](float x) { return x / (1.0f + std::fabs(x)); });
+    case ActivationKind::kThresholdedRelu: return Map(n, [a](float x) { return x <= a ? 0.0f : x; });
+    case ActivationKind::kFloor: return Map(n, [](float x) { return std::floor(x); });
+    case ActivationKind::kSign: return Map(n, [](float x) { return x > 0 ? 1.0f : x < 0 ? -1.0f : x; });
+    case ActivationKind::kSin: return Map(n, [](float x) { return std::sin(x); });
+    case ActivationKind::kCos: return Map(n, [](float x) { return std::cos(x); });
   }
   return nullptr;
 }

@@ -87,7 +87,11 @@ struct Conv1dOp {
 
 enum class ActivationKind {
   kRelu, kSigmoid, kTanh, kSoftplus, kLeakyRelu, kElu, kHardSigmoid, kGelu, kSilu, kClip, kExp, kLog, kAbs, kNegate,
-  kSqrt, kSquare
+  kSqrt, kSquare,
+  kPower,            // x to the alpha
+  kReciprocal, kErf, kSoftsign,
+  kThresholdedRelu,  // x above alpha, else 0
+  kFloor, kSign, kSin, kCos
 };
 struct ActivationOp {
   ActivationKind kind = ActivationKind::kRelu;
@@ -120,8 +124,34 @@ struct ReshapeOp {
   Shape shape;
 };
 
+// State that is no cell's own: y is the tensor before the step; x is the tensor after it, and y is x.
+struct StateReadOp {
+  StateId state = -1;
+};
+struct StateWriteOp {
+  StateId state = -1;
+};
+
+struct ConstantOp {  // reads nothing
+  ConstantPtr value;
+};
+
+struct SelectOp {  // y[i] is element index[i] of the inputs laid end to end
+  std::shared_ptr<const std::vector<int32_t>> index;
+  Shape shape;
+};
+
+enum class ReduceKind { kMean, kSum, kMaximum, kMinimum, kProduct };
+struct ReduceOp {  // over the last axis, which goes
+  ReduceKind kind = ReduceKind::kMean;
+};
+
+struct MatMulOp {  // [.., A, K] and [.., K, B] to [.., A, B]; the axes before them agree
+};
+
 using Op = std::variant<EmbeddingOp, LinearOp, LstmOp, GruOp, RnnOp, LayerNormOp, Conv1dOp, ActivationOp, SoftmaxOp,
-                        ElementwiseOp, ConcatOp, SliceOp, AffineOp, ReshapeOp>;
+                        ElementwiseOp, ConcatOp, SliceOp, AffineOp, ReshapeOp, StateReadOp, StateWriteOp, ConstantOp,
+                        SelectOp, ReduceOp, MatMulOp>;
 
 // The kind of an op, as messages and `lstm-model inspect` print it: "LSTM", "Linear", ...
 const char* OpName(const Op& op);

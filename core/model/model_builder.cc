@@ -15,6 +15,7 @@ namespace {
 
 constexpr size_t kMaxParts = 10'000;                    // values, nodes, state tensors
 constexpr int64_t kMaxStepElements = int64_t{1} << 24;  // of one value of one step
+constexpr int64_t kMaxFreeElements = int64_t{1} << 20;  // of all values and states of a step, beyond one for each weight
 
 absl::Status CheckName(const std::string& name) {
   const auto allowed = [](char c) {
@@ -118,6 +119,7 @@ absl::StatusOr<ValueId> ModelBuilder::AddNode(std::string name, Op op, std::vect
   auto shape = InferShape(op, values, model_);
   if (!shape.ok()) return within(shape.status());
   LSTM_RETURN_IF_ERROR(CheckStepShape(what, *shape));
+  model_.parameters += CountParameters(op);
   model_.values.push_back({name, DType::kF32, *std::move(shape)});
   const auto output = static_cast<ValueId>(model_.values.size() - 1);
   model_.nodes.push_back({std::move(name), std::move(op), std::move(inputs), output});
@@ -147,9 +149,16 @@ absl::StatusOr<Model> ModelBuilder::Build() && {
     return absl::InvalidArgumentError(absl::StrCat("the model has ", model_.inputs.size(), " inputs, ", model_.nodes.size(), " layers and ",
                                                    model_.outputs.size(), " outputs, expected at least one of each"));
   }
-  model_.parameters = 0;
+  // Every step of every row has room for all of these, and a file of a few bytes can declare any sizes.
+  int64_t elements = 0;
+  for (const Value& value : model_.values) elements += CheckedElementCount(value.shape);
+  for (const StateTensor& state : model_.state) elements += CheckedElementCount(state.shape);
+  const int64_t most = kMaxFreeElements + static_cast<int64_t>(model_.parameters);
+  if (elements > most) {
+    return absl::InvalidArgumentError(absl::StrCat("its values and states have ", elements, " elements a step, expected at most ", most,
+                                                   ": one for each of its weights and ", kMaxFreeElements, " more"));
+  }
   for (const Node& node : model_.nodes) {
-    model_.parameters += CountParameters(node.op);
     const auto* embedding = std::get_if<EmbeddingOp>(&node.op);
     if (embedding == nullptr) continue;
     for (Port& input : model_.inputs) {

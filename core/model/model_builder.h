@@ -34,8 +34,8 @@ class ModelBuilder {
   // Everything but the ports, nodes and state may be set here: name, description, hash, vocabulary.
   Model& model() { return model_; }
 
-  // Checks the whole: at least one input, node and output; vocabulary sizes agree with the ports that use it; sets
-  // ids' limits from the embeddings that read them and counts the parameters.
+  // Checks the whole: at least one input, node and output; values and states not much larger than the weights; vocabulary
+  // sizes agree with the ports that use it. Sets ids' limits from the embeddings that read them.
   absl::StatusOr<Model> Build() &&;
 
  private:

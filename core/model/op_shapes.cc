@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "core/model/op_shapes.h"
 
+#include <algorithm>
 #include <bit>
 
 #include "absl/strings/str_cat.h"
@@ -239,6 +240,56 @@ absl::StatusOr<Shape> Infer(const ReshapeOp& op, const Inputs& inputs, const Mod
   LSTM_ASSIGN_OR_RETURN(const int64_t count, ElementCount(op.shape));
   if (count != CheckedElementCount(inputs[0]->shape)) return Wrong("the new value", inputs[0]->shape, op.shape);
   return op.shape;
+}
+
+absl::StatusOr<Shape> Infer(const StateReadOp& op, const Inputs& inputs, const Model& model) {
+  LSTM_RETURN_IF_ERROR(CheckInputCount(inputs, 0, 0));
+  if (op.state < 0 || static_cast<size_t>(op.state) >= model.state.size()) return absl::InvalidArgumentError("its state is missing");
+  return model.state[static_cast<size_t>(op.state)].shape;
+}
+
+absl::StatusOr<Shape> Infer(const StateWriteOp& op, const Inputs& inputs, const Model& model) {
+  LSTM_RETURN_IF_ERROR(CheckInputCount(inputs, 1, 1));
+  LSTM_RETURN_IF_ERROR(CheckState("written", op.state, inputs[0]->shape, model));
+  return inputs[0]->shape;
+}
+
+absl::StatusOr<Shape> Infer(const ConstantOp& op, const Inputs& inputs, const Model&) {
+  LSTM_RETURN_IF_ERROR(CheckInputCount(inputs, 0, 0));
+  LSTM_RETURN_IF_ERROR(CheckConstant("value", op.value, op.value ? op.value->shape : Shape{}));
+  return op.value->shape;
+}
+
+absl::StatusOr<Shape> Infer(const SelectOp& op, const Inputs& inputs, const Model&) {
+  LSTM_RETURN_IF_ERROR(CheckInputCount(inputs, 1, 1024));
+  int64_t all = 0;
+  for (const Value* x : inputs) all += CheckedElementCount(x->shape);
+  LSTM_ASSIGN_OR_RETURN(const int64_t count, ElementCount(op.shape));
+  if (!op.index || static_cast<int64_t>(op.index->size()) != count) return absl::InvalidArgumentError("has not one index for each element");
+  for (int32_t i : *op.index) {
+    if (i < 0 || i >= all) return absl::InvalidArgumentError(absl::StrCat("takes element ", i, " of ", all));
+  }
+  return op.shape;
+}
+
+absl::StatusOr<Shape> Infer(const ReduceOp&, const Inputs& inputs, const Model&) {
+  LSTM_RETURN_IF_ERROR(CheckInputCount(inputs, 1, 1));
+  Shape shape = inputs[0]->shape;
+  if (shape.empty()) return absl::InvalidArgumentError("reads a scalar, expected a last axis");
+  shape.pop_back();
+  return shape;
+}
+
+absl::StatusOr<Shape> Infer(const MatMulOp&, const Inputs& inputs, const Model&) {
+  LSTM_RETURN_IF_ERROR(CheckInputCount(inputs, 2, 2));
+  const Shape &a = inputs[0]->shape, &b = inputs[1]->shape;
+  const size_t rank = a.size();
+  if (rank < 2 || b.size() != rank || a[rank - 1] != b[rank - 2] || !std::equal(a.begin(), a.end() - 2, b.begin())) {
+    return absl::InvalidArgumentError(absl::StrCat("multiplies shapes ", ShapeString(a), " and ", ShapeString(b)));
+  }
+  Shape shape = a;
+  shape.back() = b.back();
+  return shape;
 }
 
 }  // namespace

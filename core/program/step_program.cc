@@ -33,6 +33,7 @@ class CompiledProgram : public StepProgram {
     }
     model_ = std::move(model);
     max_batch_ = options.max_batch;
+    const Engine engine = ResolveEngine(options.engine);
     LayOutState();
     LSTM_RETURN_IF_ERROR(CheckStateOwners());
     for (const core::Port& port : model_->inputs) inputs_.push_back(PortOf(port.name, port.value, port.limit));
@@ -45,14 +46,14 @@ class CompiledProgram : public StepProgram {
       AddOutput({state.name, DType::kF32, state.shape, Count(state.shape) * sizeof(float), 0}, {-1, static_cast<StateId>(s)});
     }
     for (const Node& node : model_->nodes) {
-      auto kernel = MakeKernel({model_.get(), &node, max_batch_, &state_offsets_});
+      auto kernel = MakeKernel({model_.get(), &node, max_batch_, &state_offsets_, engine});
       if (!kernel.ok()) {
         return absl::Status(kernel.status().code(), absl::StrCat("layer '", node.name, "': ", kernel.status().message()));
       }
       engines_.push_back(absl::StrCat(node.name, ": ", OpName(node.op), ", ", (*kernel)->Describe()));
       kernels_.push_back(*std::move(kernel));
     }
-    numerics_id_ = NumericsId();
+    numerics_id_ = NumericsId(engine);
     return absl::OkStatus();
   }
 
@@ -152,6 +153,8 @@ class CompiledProgram : public StepProgram {
         own(rnn->hidden);
       } else if (const auto* conv = std::get_if<Conv1dOp>(&node.op)) {
         own(conv->context);
+      } else if (const auto* write = std::get_if<StateWriteOp>(&node.op)) {
+        own(write->state);
       }
     }
     for (size_t s = 0; s < owners.size(); ++s) {

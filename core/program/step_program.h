@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "core/base/engine.h"
 #include "core/model/model.h"
 
 namespace lstm::core {
@@ -28,6 +29,7 @@ class StepProgram {
  public:
   struct Options {
     int max_batch = 64;  // rows of the largest batch, 1 to 1024
+    Engine engine = Engine::kAuto;
   };
 
   struct Port {
@@ -44,8 +46,8 @@ class StepProgram {
     virtual ~Scratch() = default;
   };
 
-  // Packs the weights, makes the kernels for every batch size and proves that a row's bits do not depend on its batch;
-  // where an engine fails the proof it is held to a batch size that passes, down to 1. INVALID_ARGUMENT for bad options,
+  // Packs the weights and makes the kernels. oneDNN's are made for every batch size and tried: where they fail the proof that
+  // a row's bits do not depend on its batch they are held to a size that passes, down to 1. INVALID_ARGUMENT for bad options,
   // RESOURCE_EXHAUSTED or INTERNAL where the kernels cannot be made.
   static absl::StatusOr<std::shared_ptr<const StepProgram>> Compile(std::shared_ptr<const Model> model,
                                                                     const Options& options);
@@ -67,7 +69,7 @@ class StepProgram {
   // First the declared outputs, then all that may be traced: values of layers by their name, new state tensors by theirs.
   const std::vector<Port>& outputs() const { return outputs_; }
   size_t declared_outputs() const { return model_->outputs.size(); }
-  // What decides the bits of a result: library, version, instruction set.
+  // What decides the bits of a result: engine, library, version, and the instruction set where it does.
   const std::string& numerics_id() const { return numerics_id_; }
   // One line per layer: "lstm.l0: LSTM 128 -> 256, oneDNN brgemm:avx512_core, batch 1 to 64".
   const std::vector<std::string>& engines() const { return engines_; }

@@ -44,6 +44,8 @@ absl::Status Run(const std::string& directory, bool json) {
     std::cout << "  " << tensor.name << " " << ShapeString(tensor.shape) << (tensor.initial.empty() ? ", from zeros" : ", from trained values") << "\n";
   }
   std::cout << "\n" << model.parameters << " parameters, numerics " << program->numerics_id() << "\nhash " << absl::BytesToHexString(model.hash) << "\n";
+  for (const std::string& line : notes.onnx.lines) std::cout << "\ngraph: " << line;
+  if (notes.is_onnx) std::cout << "\n";
   for (const std::string& name : notes.unused) std::cout << "not used by any layer: tensor '" << name << "'\n";
   std::cout << "\nmanifest in use\n" << (notes.manifest.size() > 4000 ? notes.manifest.substr(0, 4000) + "...\n" : notes.manifest);
   return absl::OkStatus();
@@ -51,9 +53,16 @@ absl::Status Run(const std::string& directory, bool json) {
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<const StepProgram>> LoadProgram(const std::string& directory, int max_batch, ImportNotes* notes) {
+absl::StatusOr<std::shared_ptr<const StepProgram>> LoadProgram(const std::string& directory, int max_batch, ImportNotes* notes,
+                                                               const std::map<std::string, onnx::Tensor>& given) {
   const auto path = std::filesystem::absolute(directory).lexically_normal();
-  LSTM_ASSIGN_OR_RETURN(Model model, LoadModelDirectory(path.string(), path.parent_path().filename().string(), path.filename().string(), notes));
+  if (path.extension() == ".onnx" && !std::filesystem::is_directory(path)) {
+    LSTM_ASSIGN_OR_RETURN(Model graph, LoadOnnxFile(path.string(), "", {}, given, notes));
+    graph.name = path.stem().string();
+    graph.version = "1";
+    return StepProgram::Compile(std::make_shared<const Model>(std::move(graph)), {.max_batch = max_batch});
+  }
+  LSTM_ASSIGN_OR_RETURN(Model model, LoadModelDirectory(path.string(), path.parent_path().filename().string(), path.filename().string(), notes, given));
   return StepProgram::Compile(std::make_shared<const Model>(std::move(model)), {.max_batch = max_batch});
 }
 
@@ -61,7 +70,7 @@ void AddInspectCommand(CLI::App& app, absl::Status& result) {
   CLI::App* command = app.add_subcommand("inspect", "What a model is: layers, engines, sizes, state, the manifest in use");
   auto directory = std::make_shared<std::string>();
   auto json = std::make_shared<bool>(false);
-  command->add_option("DIR", *directory, "Directory with model.textproto and the weights")->required();
+  command->add_option("DIR", *directory, "Directory with model.textproto and the weights, or an ONNX file")->required();
   command->add_flag("--json", *json, "As JSON");
   command->callback([&result, directory, json] { result = Run(*directory, *json); });
 }

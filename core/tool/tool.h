@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "core/import/manifest_import.h"
@@ -16,7 +18,25 @@ class App;
 namespace lstm::core {
 
 // A model directory, DIR/<model>/<version> or any other, compiled as the server would.
-absl::StatusOr<std::shared_ptr<const StepProgram>> LoadProgram(const std::string& directory, int max_batch, ImportNotes* notes);
+absl::StatusOr<std::shared_ptr<const StepProgram>> LoadProgram(const std::string& directory, int max_batch, ImportNotes* notes,
+                                                               const std::map<std::string, onnx::Tensor>& given = {});
+
+// Recorded steps of one session.
+struct Recorded {
+  uint64_t steps = 0;
+  std::vector<std::vector<std::byte>> inputs;   // per input of the program: steps times one step
+  std::vector<std::vector<float>> expected;     // per declared output: each step, or the last step alone, or nothing
+};
+
+// Runs them alone and in a batch of others of the same, which must give the same bits, and raises `worst` per output: the
+// difference, relative where the expected number is above 1.
+absl::Status Replay(const StepProgram& program, const Recorded& recorded, std::vector<double>& worst);
+
+// Says how each output compares. FAILED_PRECONDITION where one is further off than `tolerance`.
+absl::Status Judge(const StepProgram& program, const std::vector<double>& worst, const std::vector<bool>& compared, double tolerance);
+
+// The test data that ONNX keeps beside a model: DIR/input_0.pb ... and output_0.pb ..., in DIR or in DIR/test_data_set_0.
+absl::Status VerifyOnnxData(const std::string& model, const std::string& data, double tolerance);
 
 void AddInspectCommand(CLI::App& app, absl::Status& result);
 void AddVerifyCommand(CLI::App& app, absl::Status& result);

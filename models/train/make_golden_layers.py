@@ -35,12 +35,129 @@ def run(module, x):
     return module(x[:, None])[0][:, 0]
 
 
+def gates(w, order):
+    """The gates' blocks of rows, [4H, ...] or [3H, ...] of order's largest number plus one, in another order."""
+    blocks = w.chunk(max(order) + 1)
+    return torch.cat([blocks[g] for g in order])
+
+
+def cell(module, name, order=None):
+    """A weight or a bias of a one-layer module by PyTorch's name, its gates in `order`."""
+    w = getattr(module, name + "_l0")
+    return w if order is None else gates(w, order)
+
+
+def lstm_by_hand(module, x, peepholes=None, coupled=False):
+    """nn.LSTM's formulas in PyTorch's operators, with what nn.LSTM has not: peepholes [3, H] of i f o, and i = 1 - f."""
+    projection = getattr(module, "weight_hr_l0", None)
+    h, c = torch.zeros(module.proj_size or module.hidden_size), torch.zeros(module.hidden_size)
+    pi, pf, po = torch.zeros(3, module.hidden_size) if peepholes is None else peepholes
+    out = []
+    for step in x:
+        both = module.weight_ih_l0 @ step + module.bias_ih_l0 + module.weight_hh_l0 @ h + module.bias_hh_l0
+        i, f, g, o = both.chunk(4)
+        f = torch.sigmoid(f + pf * c)
+        i = 1 - f if coupled else torch.sigmoid(i + pi * c)
+        c = f * c + i * torch.tanh(g)
+        h = torch.sigmoid(o + po * c) * torch.tanh(c)
+        h = h if projection is None else projection @ h
+        out.append(h)
+    return torch.stack(out)
+
+
+def gru_reset_before(module, x):
+    """nn.GRU's weights in the paper's form: the reset gate acts on h, before the product."""
+    w, r, b = (m.chunk(3) for m in (module.weight_ih_l0, module.weight_hh_l0, module.bias_ih_l0 + module.bias_hh_l0))  # r z n
+    h, out = torch.zeros(module.hidden_size), []
+    for step in x:
+        reset, z = (torch.sigmoid(w[k] @ step + r[k] @ h + b[k]) for k in (0, 1))
+        h = (1 - z) * torch.tanh(w[2] @ step + r[2] @ (reset * h) + b[2]) + z * h
+        out.append(h)
+    return torch.stack(out)
+
+
 def wide(module, scale=2.0):
     """Larger weights than PyTorch's start: gates that open and close."""
     with torch.no_grad():
         for p in module.parameters():
             p.mul_(scale)
     return module
+
+
+def other_forms():
+    """The same cells as other frameworks write them: gate orders, biases, matrices lying the other way; and what only they have."""
+    x = torch.randn(50, 7)
+
+    def layer(name, kind, tensors, y, x=x, **options):
+        save(name, {f"cell.{k}": v for k, v in tensors.items()}, [f'layer {{ name: "cell" {kind} }}'], x, y, **options)
+
+    lstm, gru, rnn = wide(nn.LSTM(7, 13)), wide(nn.GRU(7, 13)), wide(nn.RNN(7, 13))
+    y = run(lstm, x)
+    w, r, b, b2 = "weight_ih", "weight_hh", "bias_ih", "bias_hh"
+    both = lambda module, order: cell(module, b, order) + cell(module, b2, order)
+    ifgo, ijfo, iofg, figo = [0, 1, 2, 3], [0, 2, 1, 3], [0, 3, 1, 2], [1, 0, 2, 3]
+    layer("lstm_keras", "lstm { convention: KERAS }",
+          {"kernel": cell(lstm, w).T, "recurrent_kernel": cell(lstm, r).T, "bias": both(lstm, ifgo)}, y)
+    less = both(lstm, ifgo) - torch.cat([torch.zeros(13), torch.ones(13), torch.zeros(26)])
+    layer("lstm_tensorflow", "lstm { convention: TENSORFLOW forget_bias: 1 }",
+          {"kernel": torch.cat([cell(lstm, w, ijfo), cell(lstm, r, ijfo)], 1).T, "bias": gates(less, ijfo)}, y)
+    layer("lstm_iofg", "lstm { gate_order: IOFG }", {f"{n}_l0": cell(lstm, n, iofg) for n in (w, r, b, b2)}, y)
+    layer("lstm_figo_one_bias", "lstm { gate_order: FIGO bias: BIAS_ONE }",
+          {"weight_ih_l0": cell(lstm, w, figo), "weight_hh_l0": cell(lstm, r, figo), "bias_ih_l0": both(lstm, figo)}, y)
+    layer("rnn_keras", "rnn { convention: KERAS }", {"kernel": cell(rnn, w).T, "recurrent_kernel": cell(rnn, r).T, "bias": cell(rnn, b) + cell(rnn, b2)}, run(rnn, x))
+    zrn, rzn = [1, 0, 2], [0, 1, 2]
+    layer("gru_keras", "gru { convention: KERAS }", {"kernel": cell(gru, w, zrn).T, "recurrent_kernel": cell(gru, r, zrn).T,
+                                                     "bias": torch.stack([cell(gru, b, zrn), cell(gru, b2, zrn)])}, run(gru, x))
+    before = gru_reset_before(gru, x)
+    layer("gru_before", "gru { reset: BEFORE_PRODUCT }", {f"{n}_l0": cell(gru, n) for n in (w, r, b, b2)}, before)
+    layer("gru_keras_before", "gru { convention: KERAS reset: BEFORE_PRODUCT }",
+          {"kernel": cell(gru, w, zrn).T, "recurrent_kernel": cell(gru, r, zrn).T, "bias": both(gru, zrn)}, before)
+    layer("gru_tensorflow", "gru { convention: TENSORFLOW }", {"kernel": torch.cat([cell(gru, w), cell(gru, r)], 1).T, "bias": both(gru, rzn)}, before)
+    h0 = torch.randn(1, 1, 13)
+    layer("gru_initial_state", "gru { initial_state: TRAINED }", {**{f"{n}_l0": cell(gru, n) for n in (w, r, b, b2)}, "h0_l0": h0[0, 0]},
+          gru(x[:, None], h0)[0][:, 0])
+    with torch.no_grad():
+        cell(gru, b2).zero_()
+    layer("gru_zrn_one_bias", "gru { gate_order: ZRN bias: BIAS_ONE }", {f"{n}_l0": cell(gru, n, zrn) for n in (w, r, b)}, run(gru, x))
+    for kind, module in ("gru", wide(nn.GRU(7, 13, bias=False))), ("rnn", wide(nn.RNN(7, 13, bias=False))):
+        save(f"{kind}_no_bias", named("cell", module), [f'layer {{ name: "cell" {kind} {{ bias: BIAS_NONE }} }}'], x, run(module, x))
+
+    peepholes = torch.randn(3, 13)
+    named_peepholes = {f"peephole_{gate}_l0": p for gate, p in zip("ifo", peepholes)}
+    all_four = {f"{n}_l0": cell(lstm, n) for n in (w, r, b, b2)}
+    layer("lstm_peepholes", "lstm { peepholes: true }", {**all_four, **named_peepholes}, lstm_by_hand(lstm, x, peepholes))
+    layer("lstm_coupled", "lstm { coupled: true }", {f"{n}_l0": cell(lstm, n, [1, 2, 3]) for n in (w, r, b, b2)}, lstm_by_hand(lstm, x, coupled=True))
+    projected = wide(nn.LSTM(7, 13, proj_size=4))
+    layer("lstm_peepholes_projection", "lstm { peepholes: true projection: true }",
+          {**{k: v for k, v in projected.state_dict().items()}, **named_peepholes}, lstm_by_hand(projected, x, peepholes))
+
+    # The smallest and the largest size; with a projection to one unit, which keeps the file small.
+    for hidden in 1, 513:
+        module = wide(nn.LSTM(1, hidden, proj_size=1) if hidden > 1 else nn.LSTM(1, 1))
+        one = torch.randn(50, 1)
+        layer(f"lstm_{hidden}", f"lstm {{ projection: {str(hidden > 1).lower()} }}", dict(module.state_dict()), run(module, one), x=one)
+    for kind, module in ("gru", wide(nn.GRU(1, 16))), ("rnn", wide(nn.RNN(1, 16), 1.5)):
+        long_x = torch.randn(10_000, 1)
+        layer(f"{kind}_10000_steps", kind + " { }", dict(module.state_dict()), run(module, long_x), x=long_x, stride=100)
+
+    linear, channels, conv = nn.Linear(7, 5), torch.randn(50, 6), nn.Conv1d(6, 12, 3, groups=2)
+    layer("linear_keras", "linear { convention: KERAS }", {"kernel": linear.weight.T, "bias": linear.bias}, linear(x))
+    layer("conv1d_keras", "conv1d { convention: KERAS groups: 2 }", {"kernel": conv.weight.permute(2, 1, 0), "bias": conv.bias},
+          conv(nn.functional.pad(channels.T[None], (2, 0)))[0].T, x=channels)
+
+    far = x.abs() + 0.5
+    functions = {"HARD_SIGMOID": ("alpha: 0.5 beta: 0.25", torch.clamp(0.5 * far + 0.25, 0, 1)), "CLIP": ("alpha: 0.75 beta: 1.5", torch.clamp(far, 0.75, 1.5)),
+                 "LOG": ("", far.log()), "NEGATE": ("", -far), "SQRT": ("", far.sqrt()), "SQUARE": ("", far.square())}
+    layers = [f'layer {{ name: "{f.lower()}" input: "x" activation {{ function: {f} {more} }} }}' for f, (more, _) in functions.items()]
+    layers.append('layer { name: "all" ' + " ".join(f'input: "{f.lower()}"' for f in functions) + " concat { } }")
+    save("activations_of_positive", {}, layers, far, torch.cat([value for _, value in functions.values()], 1))
+    a, b = far, torch.tanh(far) + 0.5
+    functions = {"SUBTRACT": a - b, "MULTIPLY": a * b, "DIVIDE": a / b, "MINIMUM": torch.minimum(a, b), "MAXIMUM": torch.maximum(a, b)}
+    layers = ['layer { name: "t" activation { function: TANH } }', 'layer { name: "b" affine { offset: 0.5 } }']
+    layers += [f'layer {{ name: "{f.lower()}" input: "x" input: "b" elementwise {{ function: {f} }} }}' for f in functions]
+    layers.append('layer { name: "all" ' + " ".join(f'input: "{f.lower()}"' for f in functions) + " concat { } }")
+    layers.append('layer { name: "rows" reshape { shape: [5, 7] } }')
+    save("elementwise", {}, layers, far, torch.cat(list(functions.values()), 1).reshape(-1, 5, 7))
 
 
 def main():
@@ -106,6 +223,7 @@ def main():
     layers = [f'layer {{ name: "{f.lower()}" input: "x" activation {{ function: {f} }} }}' for f in functions]
     layers.append('layer { name: "all" ' + " ".join(f'input: "{f.lower()}"' for f in functions) + " concat { } }")
     save("activations", {}, layers, x, torch.cat([f(x) for f in functions.values()], 1))
+    other_forms()
 
 
 if __name__ == "__main__":

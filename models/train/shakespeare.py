@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: MIT
 """Trains `shakespeare`: characters of tinyshakespeare, two LSTM layers.
 
-The last 10 % of the text are held back for the one figure that is reported; settings were chosen on the 10 % before them
-(--validate). Batches are streams that go on where they stopped, so that the state is carried as it is when served.
+The last 10 % of the text are held back for the one figure that is reported; --validate measures a setting on the 10 % before
+them. Batches are streams that go on where they stopped, so that the state is carried as it is when served.
 
     python3 models/train/shakespeare.py --text input.txt
 """

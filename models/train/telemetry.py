@@ -23,10 +23,11 @@ from torch import nn
 
 import safetensors_io
 import telemetry_data as data
+from telemetry_data import TEST_SEED, TRAIN_SEEDS, VALIDATION_SEED, baselines, best_threshold, f1
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 QUANTILES = [0.05, 0.5, 0.95]
-TRAIN_SEEDS, VALIDATION_SEED, TEST_SEED, SAMPLE_SEED = range(100, 160), 1001, 2002, 3003
+SAMPLE_SEED = 3003
 C = len(data.CHANNELS)
 
 
@@ -55,11 +56,6 @@ class Net(nn.Module):
         return self.forecast(h), self.score(h)[..., 0], (x[-1:], state)
 
 
-def f1(flags, labels):
-    hit = int((flags & labels).sum())
-    return 2 * hit / max(1, int(flags.sum()) + int(labels.sum()))
-
-
 def events(flags, faults):
     found = sum(bool(flags[a:b].any()) for a, b, _ in faults)
     covered = np.zeros(len(flags), dtype=bool)
@@ -68,17 +64,6 @@ def events(flags, faults):
     edges = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(int), [0]])))
     false = sum(not covered[a:b].any() for a, b in zip(edges[::2], edges[1::2]))
     return found, len(faults), false
-
-
-def best_threshold(score, labels):
-    return max(np.quantile(score, np.linspace(0.5, 0.999, 400)), key=lambda t: f1(score > t, labels))
-
-
-def baselines(train, readings):
-    z = np.abs((readings - train.mean(0)) / train.std(0)).max(1)
-    change = np.diff(train, axis=0).std(0)
-    last = np.abs(np.diff(readings, axis=0, prepend=readings[:1]) / change).max(1)
-    return {"z-score": z, "last value": last}
 
 
 def run(net, readings):

@@ -15,6 +15,7 @@ import numpy as np
 
 CHANNELS = ["temperature", "pressure", "vibration", "current", "speed", "flow"]
 FAULTS = ["stuck", "bearing", "leak", "winding", "cooling"]
+TRAIN_SEEDS, VALIDATION_SEED, TEST_SEED = range(100, 160), 1001, 2002
 
 
 def _load(rng, steps):
@@ -74,3 +75,21 @@ def generate(seed, steps, fault_every=220):
     low, high = clean.min(axis=0), clean.max(axis=0)
     margin = 0.1 * (high - low)
     return np.clip(readings, low - margin, high + margin).astype(np.float32), labels, faults
+
+
+def f1(flags, labels):
+    """Of two rows of booleans, step by step."""
+    hit = int((flags & labels).sum())
+    return 2 * hit / max(1, int(flags.sum()) + int(labels.sum()))
+
+
+def best_threshold(score, labels):
+    return max(np.quantile(score, np.linspace(0.5, 0.999, 400)), key=lambda t: f1(score > t, labels))
+
+
+def baselines(train, readings):
+    """A score of every reading by two rules that know nothing of a state."""
+    z = np.abs((readings - train.mean(0)) / train.std(0)).max(1)
+    change = np.diff(train, axis=0).std(0)
+    last = np.abs(np.diff(readings, axis=0, prepend=readings[:1]) / change).max(1)
+    return {"z-score": z, "last value": last}

@@ -1,8 +1,15 @@
 // SPDX-License-Identifier: MIT
+#include <iostream>
+
 #include "server/app/options.h"
+#include "server/app/probe.h"
 #include "server/app/server.h"
 
 int main(int argc, char** argv) {
   const lstm::server::CommandLine line = lstm::server::ParseCommandLine(argc, argv);
-  return line.exit ? line.exit_code : lstm::server::RunServer(line.options);
+  if (line.exit) return line.exit_code;
+  if (!line.options.probe) return lstm::server::RunServer(line.options);
+  const absl::Status serving = lstm::server::Probe(line.options);
+  if (!serving.ok()) std::cerr << serving.message() << "\n";
+  return serving.ok() ? 0 : 1;
 }

@@ -10,9 +10,14 @@
 #include <iostream>
 #include <sstream>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "core/base/engine.h"
 #include "core/base/status_macros.h"
 #include "lstm/config/v1/config.pb.h"
+#include "server/metrics/exposer.h"
+#include "server/models/version_policy.h"
 #include "server/rpc/acceptor.h"
 
 namespace lstm::server {
@@ -28,14 +33,26 @@ class FirstError : public google::protobuf::io::ErrorCollector {
 
 void Describe(CLI::App& app, ServerOptions& o, std::string& config) {
   app.option_defaults()->always_capture_default();
-  app.add_option("--config", config, "Config file: text protobuf with these names; flags win over it")->type_name("FILE");
+  app.add_option("--config", config, "Config file: text protobuf with these names; flags and environment win over it")->type_name("FILE");
   app.add_option("--listen", o.listen, "Address to serve on: HOST:PORT (port 0: any free one) or unix:PATH; may be repeated")
       ->type_name("ADDR")
       ->allow_extra_args(false);
+  app.add_option("--metrics-listen", o.metrics_listen, "Address for Prometheus' metrics over plain HTTP, GET /metrics: IPV4:PORT or [IPV6]:PORT; an empty text: none")
+      ->type_name("ADDR");
+  app.add_flag("--metrics-beyond-loopback", o.metrics_beyond_loopback, "Serve metrics beyond this machine too, to whoever asks");
   app.add_option("--models", o.models, "Model repository: DIR/<model>/<version>/model.textproto with its weights beside it")
       ->type_name("DIR");
-  app.add_option("--state-dir", o.state_dir, "Where sessions will be kept across restarts; this version keeps them in memory alone")
+  app.add_option("--version-policy", o.version_policy, "Which versions can be opened: [MODEL=]latest:N, [MODEL=]all or [MODEL=]specific:N,N,...; may be repeated, once for each model")
+      ->type_name("POLICY")
+      ->allow_extra_args(false);
+  app.add_option("--model-poll-seconds", o.model_poll_seconds, "Seconds between looks at the model repository for versions that come and go; 0: only on SIGHUP");
+  app.add_option("--max-live-versions", o.max_live_versions, "Versions of a model that may be loaded at a time, those among them that only their sessions need");
+  app.add_option("--state-dir", o.state_dir, "Keep sessions here, so that they survive the end of this process; on a disk also the loss of power, where Open asks. Default: sessions are volatile")
       ->type_name("DIR");
+  app.add_option("--max-state-bytes", o.max_state_bytes, "Bytes that the state directory may grow to");
+  app.add_option("--max-parked-bytes", o.max_parked_bytes, "Bytes that the log of parked sessions may grow to, in the state directory");
+  app.add_option("--park-after-seconds", o.park_after_seconds, "A stored session that is not used so long is parked: it leaves memory, and comes back when it is used");
+  app.add_option("--state-wait-seconds", o.state_wait_seconds, "Seconds to wait for another server to let go of the state directory");
   app.add_option("--shards", o.shards, "Threads that compute and serve, one a core; 0: one for each core of the machine");
   app.add_option("--pin-shards", o.pin_shards, "Pin each shard to its core");
   app.add_option("--max-sessions", o.max_sessions, "Sessions that may be open at a time");
@@ -50,6 +67,7 @@ void Describe(CLI::App& app, ServerOptions& o, std::string& config) {
   app.add_option("--max-streams-per-connection", o.max_streams_per_connection, "Calls open at a time on one connection");
   app.add_option("--grpc-memory-bytes", o.grpc_memory_bytes, "Bytes that gRPC's own buffers may take; a soft limit");
   app.add_option("--max-batch", o.max_batch, "Rows of the largest batch");
+  app.add_option("--engine", o.engine, "What computes the layers: fused (this server's own kernels), onednn, or auto: fused where the machine has AVX2 or better. A stored session goes on with the engine it began with, or by consent");
   app.add_option("--drain-seconds", o.drain_seconds, "Seconds that streams get to end by themselves after SIGTERM");
   app.add_flag("--reflection", o.reflection, "Offer gRPC reflection beyond this machine too; on loopback and unix sockets it is always on");
   app.add_flag("--behind-proxy", o.behind_proxy, "Listen beyond this machine without TLS: a proxy in front keeps strangers out");
@@ -57,11 +75,28 @@ void Describe(CLI::App& app, ServerOptions& o, std::string& config) {
   app.add_option("--tls-key", o.tls_key, "Its key (PEM)")->type_name("FILE");
   app.add_option("--tls-client-ca", o.tls_client_ca, "Demand client certificates signed by this CA (PEM)")->type_name("FILE");
   app.add_option("--log-level", o.log_level, "trace, debug, info, warning, error or off");
+  for (CLI::Option* option : app.get_options()) {
+    const std::string name = option->get_single_name();
+    if (option->get_lnames().empty() || name == "help" || name == "version") continue;
+    option->envname("LSTM_" + absl::AsciiStrToUpper(absl::StrReplaceAll(name, {{"-", "_"}})));
+  }
+  app.add_flag("--probe", o.probe, "Ask the server that these settings describe whether it serves, and exit: 0 it does, 1 it does not");
 }
 
 absl::Status InRange(const char* name, uint64_t value, uint64_t least, uint64_t most) {
   if (value >= least && value <= most) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("--", name, " is ", value, ", expected ", least, " to ", most));
+}
+
+// With no room beyond what the policy keeps a new version could never be loaded beside them.
+absl::Status CheckPolicy(const VersionPolicy& policy, uint32_t max_live) {
+  if (!policy.specific.empty() && policy.specific.size() > max_live) {
+    return absl::InvalidArgumentError(absl::StrCat("--version-policy has ", policy.specific.size(), " versions of a model, but --max-live-versions is ", max_live));
+  }
+  if (policy.specific.empty() && policy.latest != VersionPolicy::kAll && policy.latest >= max_live) {
+    return absl::InvalidArgumentError(absl::StrCat("--version-policy has latest:", policy.latest, ", expected less than --max-live-versions, which is ", max_live));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -81,8 +116,28 @@ absl::Status ServerOptions::Validate() const {
   if (tls_cert.empty() != tls_key.empty()) return absl::InvalidArgumentError("--tls-cert and --tls-key belong together");
   if (!tls_client_ca.empty() && tls_cert.empty()) return absl::InvalidArgumentError("--tls-client-ca needs --tls-cert and --tls-key");
   LSTM_RETURN_IF_ERROR(InRange("shards", shards, 0, 256));
+  if (!metrics_listen.empty()) {
+    const absl::Status understood = Exposer::Check(metrics_listen);
+    if (!understood.ok()) return absl::InvalidArgumentError(absl::StrCat("--metrics-listen is ", understood.message()));
+    if (!Exposer::IsLocal(metrics_listen) && !metrics_beyond_loopback) {
+      return absl::InvalidArgumentError(absl::StrCat("--metrics-listen is '", metrics_listen, "', which is beyond this machine: say --metrics-beyond-loopback to serve metrics to whoever asks"));
+    }
+  }
+  LSTM_ASSIGN_OR_RETURN(const VersionPolicies policies, ParseVersionPolicies(version_policy));
+  LSTM_RETURN_IF_ERROR(InRange("max-live-versions", max_live_versions, 2, 1000));
+  LSTM_RETURN_IF_ERROR(CheckPolicy(policies.common, max_live_versions));
+  for (const auto& [name, policy] : policies.by_model) LSTM_RETURN_IF_ERROR(CheckPolicy(policy, max_live_versions));
+  if (!(model_poll_seconds == 0 || (model_poll_seconds >= 0.01 && model_poll_seconds <= 86'400))) {
+    return absl::InvalidArgumentError(absl::StrCat("--model-poll-seconds is ", model_poll_seconds, ", expected 0, or 0.01 to 86400"));
+  }
   LSTM_RETURN_IF_ERROR(InRange("max-sessions", max_sessions, 1, 100'000'000));
   LSTM_RETURN_IF_ERROR(InRange("max-session-bytes", max_session_bytes, 1u << 20, uint64_t{1} << 50));
+  LSTM_RETURN_IF_ERROR(InRange("max-state-bytes", max_state_bytes, 1u << 20, uint64_t{1} << 50));
+  LSTM_RETURN_IF_ERROR(InRange("max-parked-bytes", max_parked_bytes, 1u << 20, uint64_t{1} << 50));
+  if (!(park_after_seconds >= 0.001 && park_after_seconds <= 30 * 86'400)) {
+    return absl::InvalidArgumentError(absl::StrCat("--park-after-seconds is ", park_after_seconds, ", expected 0.001 to 2592000"));
+  }
+  LSTM_RETURN_IF_ERROR(InRange("state-wait-seconds", state_wait_seconds, 0, 86'400));
   LSTM_RETURN_IF_ERROR(InRange("window", window, 1, 256));
   LSTM_RETURN_IF_ERROR(InRange("ttl-seconds", ttl_seconds, 1, max_ttl_seconds));
   LSTM_RETURN_IF_ERROR(InRange("max-ttl-seconds", max_ttl_seconds, 1, 30 * 86'400));
@@ -93,6 +148,9 @@ absl::Status ServerOptions::Validate() const {
   LSTM_RETURN_IF_ERROR(InRange("max-streams-per-connection", max_streams_per_connection, 1, 1'000'000));
   LSTM_RETURN_IF_ERROR(InRange("grpc-memory-bytes", grpc_memory_bytes, 16u << 20, uint64_t{1} << 50));
   LSTM_RETURN_IF_ERROR(InRange("max-batch", max_batch, 1, 1024));
+  if (!core::EngineFromName(engine)) {
+    return absl::InvalidArgumentError(absl::StrCat("--engine is '", engine, "', expected auto, onednn or fused"));
+  }
   LSTM_RETURN_IF_ERROR(InRange("drain-seconds", drain_seconds, 0, 86'400));
   const char* const levels[] = {"trace", "debug", "info", "warning", "error", "off"};
   if (std::find(std::begin(levels), std::end(levels), log_level) == std::end(levels)) {
@@ -109,9 +167,18 @@ absl::Status ReadConfig(const std::string& text, ServerOptions& o) {
   if (!parser.ParseFromString(text, &config)) return absl::InvalidArgumentError(absl::StrCat("config file: ", error.text));
   if (config.listen_size() > 0) o.listen.assign(config.listen().begin(), config.listen().end());
   if (!config.models().empty()) o.models = config.models();
+  if (config.version_policy_size() > 0) o.version_policy.assign(config.version_policy().begin(), config.version_policy().end());
   if (!config.state_dir().empty()) o.state_dir = config.state_dir();
 #define LSTM_TAKE(field) \
   if (config.has_##field()) o.field = config.field()
+  LSTM_TAKE(metrics_listen);
+  LSTM_TAKE(metrics_beyond_loopback);
+  LSTM_TAKE(model_poll_seconds);
+  LSTM_TAKE(max_live_versions);
+  LSTM_TAKE(max_state_bytes);
+  LSTM_TAKE(max_parked_bytes);
+  LSTM_TAKE(park_after_seconds);
+  LSTM_TAKE(state_wait_seconds);
   LSTM_TAKE(shards);
   LSTM_TAKE(pin_shards);
   LSTM_TAKE(max_sessions);
@@ -126,6 +193,7 @@ absl::Status ReadConfig(const std::string& text, ServerOptions& o) {
   LSTM_TAKE(max_streams_per_connection);
   LSTM_TAKE(grpc_memory_bytes);
   LSTM_TAKE(max_batch);
+  LSTM_TAKE(engine);
   LSTM_TAKE(drain_seconds);
   LSTM_TAKE(reflection);
   LSTM_TAKE(behind_proxy);

@@ -9,12 +9,21 @@
 
 namespace lstm::server {
 
-// Everything that can be set, with its default. Flags and the config file (proto/lstm/config/v1/config.proto) have the
-// same names; flags win.
+// Everything that can be set, with its default. Flags, the environment (LSTM_MAX_SESSIONS for --max-sessions) and the config
+// file (proto/lstm/config/v1/config.proto) have the same names and win over each other in this order.
 struct ServerOptions {
   std::vector<std::string> listen = {"127.0.0.1:8001"};
+  std::string metrics_listen = "127.0.0.1:8002";  // empty: no metrics
+  bool metrics_beyond_loopback = false;
   std::string models;
+  std::vector<std::string> version_policy = {"latest:1"};
+  double model_poll_seconds = 5;  // 0: only on SIGHUP
+  uint32_t max_live_versions = 4;
   std::string state_dir;
+  uint64_t max_state_bytes = uint64_t{16} << 30;
+  uint64_t max_parked_bytes = uint64_t{16} << 30;
+  double park_after_seconds = 60;
+  uint32_t state_wait_seconds = 30;
   uint32_t shards = 0;  // 0: one for each core
   bool pin_shards = true;
   uint64_t max_sessions = 100'000;
@@ -29,11 +38,13 @@ struct ServerOptions {
   uint32_t max_streams_per_connection = 4096;
   uint64_t grpc_memory_bytes = uint64_t{512} << 20;
   uint32_t max_batch = 64;
+  std::string engine = "auto";
   uint32_t drain_seconds = 10;
   bool reflection = false;
   bool behind_proxy = false;
   std::string tls_cert, tls_key, tls_client_ca;  // files
   std::string log_level = "info";
+  bool probe = false;  // ask the server that these settings describe, serve nothing
 
   // INVALID_ARGUMENT names the option, what was expected and what came.
   absl::Status Validate() const;
@@ -48,7 +59,7 @@ struct CommandLine {
   int exit_code = 0;
 };
 
-// Reads flags and the file that --config names. Prints help, version and errors itself.
+// Reads flags, the environment and the file that --config names. Prints help, version and errors itself.
 CommandLine ParseCommandLine(int argc, char** argv);
 
 // Sets what the text (a lstm.config.v1.ServerConfig) sets. INVALID_ARGUMENT gives line and column.

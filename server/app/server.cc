@@ -12,11 +12,18 @@
 #include <fstream>
 #include <sstream>
 #include <thread>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "core/base/engine.h"
 #include "core/base/status_macros.h"
-#include "server/models/model_repository.h"
+#include "server/app/model_thread.h"
+#include "server/metrics/exposer.h"
+#include "server/models/model_keeper.h"
 #include "server/rpc/grpc_server.h"
+#include "server/shard/shard.h"
+#include "server/store/park_log.h"
+#include "server/store/slab.h"
 
 namespace lstm::server {
 namespace {
@@ -41,16 +48,31 @@ absl::StatusOr<GrpcServer::Options> ToServer(const ServerOptions& o) {
   out.loop.shard.ttl_s = o.ttl_seconds;
   out.loop.shard.max_ttl_s = o.max_ttl_seconds;
   out.loop.shard.orphan_ttl_s = o.orphan_ttl_seconds;
+  out.loop.shard.park_after_us = static_cast<uint64_t>(o.park_after_seconds * 1e6);
   out.max_sessions = o.max_sessions;
   out.max_session_bytes = o.max_session_bytes;
   out.max_message_bytes = static_cast<int>(o.max_message_bytes);
   out.max_streams_per_connection = static_cast<int>(o.max_streams_per_connection);
   out.grpc_memory_bytes = o.grpc_memory_bytes;
+  if (!o.state_dir.empty()) out.suspects_file = o.state_dir + "/suspects";
   out.reflection = o.reflection || o.OnlyLocal();
   LSTM_ASSIGN_OR_RETURN(out.tls_cert, ReadFile(o.tls_cert, "tls-cert"));
   LSTM_ASSIGN_OR_RETURN(out.tls_key, ReadFile(o.tls_key, "tls-key"));
   LSTM_ASSIGN_OR_RETURN(out.tls_client_ca, ReadFile(o.tls_client_ca, "tls-client-ca"));
   return out;
+}
+
+// A fault while a turn is computed is noted for that session before the process dies as it would have.
+void OnFault(int signal) {
+  Shard::NoteCrash(signal);
+  raise(signal);  // the default again, by SA_RESETHAND
+}
+
+void CatchFaults() {
+  struct sigaction action {};
+  action.sa_handler = OnFault;
+  action.sa_flags = static_cast<int>(SA_RESETHAND | SA_NODEFER);
+  for (const int signal : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT}) sigaction(signal, &action, nullptr);
 }
 
 // Each connection is a descriptor: take all that the system gives.
@@ -61,44 +83,109 @@ void RaiseDescriptorLimit() {
   setrlimit(RLIMIT_NOFILE, &limit);
 }
 
-absl::StatusOr<std::shared_ptr<const ModelRepository>> LoadModels(const ServerOptions& options) {
-  std::vector<ModelRepository::Failure> failures;
-  LSTM_ASSIGN_OR_RETURN(auto models, ModelRepository::Load(options.models, static_cast<int>(options.max_batch), failures));
-  for (const auto& failure : failures) {
-    spdlog::error("model {} version {} was not loaded: {}", failure.name, failure.version,
-                  std::string(failure.status.message()));
+absl::StatusOr<std::unique_ptr<ModelKeeper>> LoadModels(const ServerOptions& options) {
+  LSTM_ASSIGN_OR_RETURN(VersionPolicies policies, ParseVersionPolicies(options.version_policy));
+  auto keeper = std::make_unique<ModelKeeper>(ModelKeeper::Options{.directory = options.models, .max_batch = static_cast<int>(options.max_batch),
+                                                                   .engine = core::EngineFromName(options.engine).value_or(core::Engine::kAuto), .policies = std::move(policies), .max_live_versions = options.max_live_versions});
+  ModelKeeper::Notes notes;
+  LSTM_RETURN_IF_ERROR(keeper->LoadAtStart(notes));
+  LogNotes(notes);
+  if (keeper->repository()->open().empty()) return absl::NotFoundError(absl::StrCat("no model could be loaded from '", options.models, "'"));
+  return keeper;
+}
+
+absl::StatusOr<std::unique_ptr<SessionStore>> OpenStore(const ServerOptions& options) {
+  if (options.state_dir.empty()) return std::unique_ptr<SessionStore>();
+  spdlog::debug("waiting for the state directory '{}'", options.state_dir);
+  LSTM_ASSIGN_OR_RETURN(auto slab, Slab::Open({.directory = options.state_dir, .max_bytes = options.max_state_bytes,
+                                               .wait = absl::Seconds(options.state_wait_seconds)}));
+  spdlog::info("state directory '{}': start {} of it, {}", options.state_dir, slab->generation(),
+               slab->survives_power_loss() ? "durability PROCESS and HOST" : "durability PROCESS (it is in memory: a loss of power takes it)");
+  return std::unique_ptr<SessionStore>(std::move(slab));
+}
+
+// In the same directory, which the store holds the lock of.
+absl::StatusOr<std::unique_ptr<ParkedStore>> OpenParked(const ServerOptions& options, const SessionStore* store) {
+  if (store == nullptr) return std::unique_ptr<ParkedStore>();
+  LSTM_ASSIGN_OR_RETURN(auto log, ParkLog::Open({.directory = options.state_dir, .instance = store->instance(), .max_bytes = options.max_parked_bytes}));
+  return std::unique_ptr<ParkedStore>(std::move(log));
+}
+
+// Metrics, as soon as their address can be had: an older process, or another server, may have it. Their want stops no server.
+class MetricsPort {
+ public:
+  MetricsPort(const ServerOptions& options, MetricSources sources) : address_(options.metrics_listen), sources_(std::move(sources)) {}
+
+  bool wanted() const { return !address_.empty() && exposer_ == nullptr; }
+  void Try() {
+    auto started = Exposer::Start(address_, sources_);
+    if (started.ok()) {
+      exposer_ = *std::move(started);
+      spdlog::info("metrics on http://{}/metrics", address_);
+    } else if (!std::exchange(told_, true)) {
+      spdlog::warn("no metrics yet, {} --metrics-listen names another address", std::string(started.status().message()));
+    }
   }
-  for (const ServedModelPtr& model : models->all()) {
-    spdlog::info("model {} version {}: {} parameters, {} bytes of state a session", model->name, model->version,
-                 model->info.parameters(), model->info.state_bytes());
-    for (const std::string& line : model->info.engines()) spdlog::info("  {}", line);
-  }
-  if (models->all().empty()) return absl::NotFoundError(absl::StrCat("no model could be loaded from '", options.models, "'"));
-  return models;
+  void Stop() { exposer_.reset(); }
+
+ private:
+  const std::string address_;
+  const MetricSources sources_;
+  std::unique_ptr<Exposer> exposer_;
+  bool told_ = false;
+};
+
+// 0: a second has passed, and none came; only where `impatient`.
+int NextSignal(const sigset_t& signals, bool impatient) {
+  const timespec second{.tv_sec = 1, .tv_nsec = 0};
+  int signal = 0;
+  if (impatient) return std::max(0, sigtimedwait(&signals, nullptr, &second));
+  sigwait(&signals, &signal);
+  return signal;
 }
 
 absl::Status Serve(const ServerOptions& options, const sigset_t& signals) {
   LSTM_RETURN_IF_ERROR(options.Validate());
-  LSTM_ASSIGN_OR_RETURN(const GrpcServer::Options server_options, ToServer(options));
+  LSTM_ASSIGN_OR_RETURN(GrpcServer::Options server_options, ToServer(options));
   const auto begin = std::chrono::steady_clock::now();
-  LSTM_ASSIGN_OR_RETURN(auto models, LoadModels(options));
-  LSTM_ASSIGN_OR_RETURN(auto server, GrpcServer::Start(server_options, models));
+  LSTM_ASSIGN_OR_RETURN(const auto keeper, LoadModels(options));
+  const std::shared_ptr<const ModelRepository> models = keeper->repository();
+  server_options.load_marked = [&](const std::vector<ModelMark>& marks) {
+    ModelKeeper::Notes notes;
+    keeper->LoadMarked(marks, notes);
+    LogNotes(notes);
+  };
+  // After the models, which take longest: an older process serves its sessions until here.
+  LSTM_ASSIGN_OR_RETURN(auto store, OpenStore(options));
+  LSTM_ASSIGN_OR_RETURN(auto parked, OpenParked(options, store.get()));
+  LSTM_ASSIGN_OR_RETURN(auto server, GrpcServer::Start(server_options, models, std::move(store), std::move(parked)));
   if (options.state_dir.empty()) {
     spdlog::warn("no --state-dir: sessions are volatile and end with this process");
   } else {
-    spdlog::warn("--state-dir is noted, but this version keeps sessions in memory: they are volatile and end with this process");
+    spdlog::info("{} sessions were found in the state directory, {} of them parked", server->recovered().sessions + server->recovered().parked,
+                 server->recovered().parked);
   }
+  for (const std::string& failure : server->recovered().failures) spdlog::error("a stored session is set aside: {}", failure);
   for (const std::string& address : server->addresses()) spdlog::info("listening on {}", address);
   spdlog::info("ready after {} ms: {} models, {} shards, numerics {}",
                std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - begin).count(),
-               models->all().size(), server_options.shards, models->all().front()->info.numerics_id());
+               models->open().size(), server_options.shards, models->open().front()->info.numerics_id());
+  ModelThread model_thread(keeper.get(), options.model_poll_seconds, [&server](const ServedModelPtr& model) { server->Forget(model); });
+
+  MetricsPort metrics(options, {.shards = server->counters(), .budget = &server->budget(), .models = models, .not_recovered = server->recovered().failures.size()});
 
   int signal = 0;
-  sigwait(&signals, &signal);
+  while (signal == 0 || signal == SIGHUP) {
+    if (metrics.wanted()) metrics.Try();
+    signal = NextSignal(signals, metrics.wanted());
+    if (signal == SIGHUP) model_thread.LookNow();
+  }
+  model_thread.Stop();
   spdlog::info("{}: draining, {} sessions are open, streams get {} s to end", strsignal(signal), server->budget().sessions(),
                options.drain_seconds);
   const bool clean = server->Drain(options.drain_seconds * 1000);
-  if (!clean) spdlog::warn("the drain's deadline passed: the remaining streams are cut, {} sessions with them", server->budget().sessions());
+  if (!clean) spdlog::warn("the drain's deadline passed: the remaining streams are cut; sessions that are volatile end");
+  metrics.Stop();  // before the state directory is let go of: the next server may wait for it, and wants the port too
   server->Stop();
   spdlog::info("stopped");
   return absl::OkStatus();
@@ -111,13 +198,16 @@ int RunServer(const ServerOptions& options) {
   spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %^%l%$ %v");
   spdlog::set_level(spdlog::level::from_str(options.log_level));
   signal(SIGPIPE, SIG_IGN);
+  signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes is a full disk, which refuses a session and ends none
   // Blocked before any thread starts, so that sigwait alone gets them.
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
+  sigaddset(&signals, SIGHUP);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   RaiseDescriptorLimit();
+  CatchFaults();
   const absl::Status served = Serve(options, signals);
   if (!served.ok()) spdlog::critical("{}", std::string(served.message()));
   return served.ok() ? 0 : 1;

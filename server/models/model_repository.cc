@@ -2,28 +2,36 @@
 #include "server/models/model_repository.h"
 
 #include <algorithm>
-#include <filesystem>
-#include <system_error>
+#include <cstring>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "core/base/status_macros.h"
-#include "core/import/manifest_import.h"
 
 namespace lstm::server {
 namespace {
 
-namespace fs = std::filesystem;
+uint32_t Fnv(const std::string& text) {
+  uint32_t hash = 2166136261u;
+  for (const char c : text) hash = (hash ^ static_cast<uint8_t>(c)) * 16777619u;
+  return hash;
+}
 
-bool IsName(const std::string& text) {
+// By name, then the highest version first.
+bool Before(const ServedModelPtr& a, const ServedModelPtr& b) {
+  return a->name != b->name ? a->name < b->name : VersionNumber(a->version) > VersionNumber(b->version);
+}
+
+}  // namespace
+
+bool IsModelName(const std::string& text) {
   return !text.empty() && text.size() <= 64 && std::all_of(text.begin(), text.end(), [](char c) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-';
   });
 }
 
-// 0 for what is not a version.
 uint32_t VersionNumber(const std::string& text) {
   uint32_t number = 0;
   if (text.empty() || text.size() > 9 || text[0] == '0' || !std::all_of(text.begin(), text.end(), [](char c) {
@@ -34,75 +42,140 @@ uint32_t VersionNumber(const std::string& text) {
   return absl::SimpleAtoi(text, &number) ? number : 0;
 }
 
-std::vector<std::string> Directories(const fs::path& parent) {
-  std::vector<std::string> names;
-  std::error_code error;
-  for (fs::directory_iterator it(parent, error), end; !error && it != end; it.increment(error)) {
-    if (it->symlink_status(error).type() == fs::file_type::directory) names.push_back(it->path().filename().string());
-  }
-  std::sort(names.begin(), names.end());
-  return names;
-}
-
-absl::StatusOr<std::shared_ptr<ServedModel>> LoadVersion(const fs::path& directory, const std::string& name,
-                                                         const std::string& version, int max_batch) {
-  LSTM_ASSIGN_OR_RETURN(core::Model model, core::LoadModelDirectory((directory / name / version).string(), name, version));
-  LSTM_ASSIGN_OR_RETURN(auto program, core::StepProgram::Compile(std::make_shared<const core::Model>(std::move(model)),
-                                                                 {.max_batch = max_batch}));
-  auto served = std::make_shared<ServedModel>();
-  served->name = name;
-  served->version = version;
-  served->info = MakeModelInfo(*program);
-  served->program = std::move(program);
-  return served;
-}
-
-}  // namespace
-
-absl::StatusOr<std::shared_ptr<const ModelRepository>> ModelRepository::Load(const std::string& directory, int max_batch,
-                                                                             std::vector<Failure>& failures) {
-  std::error_code error;
-  if (!fs::is_directory(directory, error)) {
-    return absl::NotFoundError(absl::StrCat("model repository '", directory, "' is not a directory"));
-  }
-  auto repository = std::make_shared<ModelRepository>();
-  for (const std::string& name : Directories(directory)) {
-    if (!IsName(name)) continue;
-    std::vector<std::string> versions = Directories(fs::path(directory) / name);
-    std::erase_if(versions, [](const std::string& v) { return VersionNumber(v) == 0; });
-    std::sort(versions.begin(), versions.end(),
-              [](const std::string& a, const std::string& b) { return VersionNumber(a) > VersionNumber(b); });
-    std::vector<std::shared_ptr<ServedModel>> loaded;
-    for (const std::string& version : versions) {
-      auto served = LoadVersion(directory, name, version, max_batch);
-      if (served.ok()) {
-        loaded.push_back(*std::move(served));
-      } else {
-        failures.push_back({name, version, served.status()});
-      }
-    }
-    for (const auto& served : loaded) {
-      for (const auto& other : loaded) served->info.add_versions(other->version);
-    }
-    repository->models_.insert(repository->models_.end(), loaded.begin(), loaded.end());
-  }
-  return repository;
+ModelMark MarkOf(const std::string& name, const std::string& version, const std::string& hash) {
+  ModelMark mark{};
+  const uint32_t parts[] = {Fnv(name), VersionNumber(version)};
+  std::memcpy(mark.data(), parts, sizeof(parts));
+  std::memcpy(mark.data() + sizeof(parts), hash.data(), std::min(hash.size(), mark.size() - sizeof(parts)));
+  return mark;
 }
 
 absl::StatusOr<ServedModelPtr> ModelRepository::Find(const std::string& name, const std::string& version) const {
-  std::vector<std::string> known;
-  for (const ServedModelPtr& model : models_) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (const ServedModelPtr& model : open_) {
     if (model->name == name && (version.empty() || model->version == version)) return model;
-    known.push_back(absl::StrCat(model->name, ":", model->version));
-  }
-  if (known.size() > 20) {
-    known.resize(20);
-    known.push_back("...");
   }
   // The client's text is quoted only where it is a name: it may hold anything.
-  const std::string asked = IsName(name) ? absl::StrCat("'", name, "'") : "of that name";
+  const std::string asked = IsModelName(name) ? absl::StrCat("'", name, "'") : "of that name";
   const std::string asked_version = version.empty() || VersionNumber(version) == 0 ? "" : absl::StrCat(" version ", version);
-  return absl::NotFoundError(absl::StrCat("no model ", asked, asked_version, "; there is: ", absl::StrJoin(known, ", ")));
+  return absl::NotFoundError(absl::StrCat("no model ", asked, asked_version, "; there is: ", Known()));
+}
+
+std::string ModelRepository::Known() const {
+  std::vector<std::string> known;
+  for (const ServedModelPtr& model : open_) {
+    if (known.size() == 20) {
+      known.push_back("...");
+      break;
+    }
+    known.push_back(absl::StrCat(model->name, ":", model->version));
+  }
+  return known.empty() ? "none" : absl::StrJoin(known, ", ");
+}
+
+absl::StatusOr<ServedModelPtr> ModelRepository::FindHash(const std::string& name, const std::string& version,
+                                                         const std::string& hash) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  ServedModelPtr found;
+  bool other_bytes = false;
+  for (const auto* models : {&open_, &pinned_}) {
+    for (const ServedModelPtr& model : *models) {
+      if (model->name != name) continue;
+      const bool same = model->info.model_hash() == hash;
+      if (same && (!found || (model->version == version && found->version != version))) found = model;
+      other_bytes |= model->version == version && !same;
+    }
+  }
+  if (found) return found;
+  return absl::NotFoundError(absl::StrCat("the session began on model '", name, "' version ", version,
+                                          other_bytes ? ", whose files are others now" : ", which is not there any more"));
+}
+
+ServedModelPtr ModelRepository::FindMark(const ModelMark& mark) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (const auto* models : {&open_, &pinned_}) {
+    for (const ServedModelPtr& model : *models) {
+      if (MarkOf(model->name, model->version, model->info.model_hash()) == mark) return model;
+    }
+  }
+  return nullptr;
+}
+
+v1::ModelInfo ModelRepository::Filled(const ServedModel& model) const {
+  v1::ModelInfo info = model.info;
+  for (const ServedModelPtr& other : open_) {
+    if (other->name != model.name) continue;
+    if (info.latest().empty()) info.set_latest(other->version);
+    info.add_versions(other->version);
+  }
+  for (const ServedModelPtr& other : pinned_) {
+    if (other->name != model.name) continue;
+    v1::PinnedVersion& pinned = *info.add_pinned();
+    pinned.set_version(other->version);
+    pinned.set_model_hash(other->info.model_hash());
+  }
+  return info;
+}
+
+absl::StatusOr<v1::ModelInfo> ModelRepository::Describe(const std::string& name, const std::string& version) const {
+  auto found = Find(name, version);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  for (size_t i = 0; !found.ok() && i < pinned_.size(); ++i) {
+    if (pinned_[i]->name == name && pinned_[i]->version == version) found = pinned_[i];
+  }
+  if (!found.ok()) return found.status();
+  return Filled(**found);
+}
+
+std::vector<v1::ModelInfo> ModelRepository::DescribeAll() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::vector<v1::ModelInfo> out;
+  for (const auto* models : {&open_, &pinned_}) {
+    for (const ServedModelPtr& model : *models) {
+      const bool there = std::any_of(out.begin(), out.end(), [&](const v1::ModelInfo& info) { return info.name() == model->name; });
+      if (!there) out.push_back(Filled(*model));
+    }
+  }
+  for (v1::ModelInfo& info : out) info.clear_vocabulary();
+  std::sort(out.begin(), out.end(), [](const auto& a, const auto& b) { return a.name() < b.name(); });
+  return out;
+}
+
+std::vector<ServedModelPtr> ModelRepository::open() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return open_;
+}
+
+std::vector<ServedModelPtr> ModelRepository::pinned() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return pinned_;
+}
+
+void ModelRepository::Publish(std::vector<ServedModelPtr> models) {
+  std::sort(models.begin(), models.end(), Before);
+  const auto is_open = [&](const ServedModelPtr& model) { return std::find(models.begin(), models.end(), model) != models.end(); };
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::erase_if(pinned_, is_open);  // one that comes back
+  for (const ServedModelPtr& model : open_) {
+    if (!is_open(model)) pinned_.push_back(model);
+  }
+  std::sort(pinned_.begin(), pinned_.end(), Before);
+  open_ = std::move(models);
+}
+
+void ModelRepository::Pin(ServedModelPtr model) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  pinned_.push_back(std::move(model));
+  std::sort(pinned_.begin(), pinned_.end(), Before);
+}
+
+std::vector<ServedModelPtr> ModelRepository::TakeUnused() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  // A count of one can not rise: the only other way to a pointer is through here, with the lock.
+  const auto unused = std::stable_partition(pinned_.begin(), pinned_.end(), [](const ServedModelPtr& model) { return model.use_count() > 1; });
+  std::vector<ServedModelPtr> out(std::make_move_iterator(unused), std::make_move_iterator(pinned_.end()));
+  pinned_.erase(unused, pinned_.end());
+  return out;
 }
 
 }  // namespace lstm::server

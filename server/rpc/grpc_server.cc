@@ -9,15 +9,20 @@
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
+#include <openssl/rand.h>
 
 #include <chrono>
+#include <cstdlib>
+#include <set>
 #include <utility>
 
 #include "core/base/status_macros.h"
 #include "server/rpc/acceptor.h"
+#include "server/rpc/clock.h"
 #include "server/rpc/load_spread.h"
 #include "server/rpc/stream_call.h"
 #include "server/rpc/unary_calls.h"
+#include "server/store/recovery.h"
 
 namespace lstm::server {
 namespace {
@@ -35,6 +40,11 @@ std::shared_ptr<grpc::ServerCredentials> Credentials(const GrpcServer::Options& 
   ssl.pem_root_certs = options.tls_client_ca;
   ssl.pem_key_cert_pairs.push_back({options.tls_key, options.tls_cert});
   return grpc::SslServerCredentials(ssl);
+}
+
+void FillRandom(uint8_t* out, size_t n) {
+  // Without randomness ids and tokens could be guessed: nothing may go on.
+  if (RAND_bytes(out, static_cast<int>(n)) != 1) std::abort();
 }
 
 // The reflection library puts itself into every server of a process that links it: taken out again where it is not wanted.
@@ -64,9 +74,14 @@ void Configure(grpc::ServerBuilder& builder, const GrpcServer::Options& options)
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const Options& options,
-                                                              std::shared_ptr<const ModelRepository> models) {
+absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const Options& options, std::shared_ptr<const ModelRepository> models,
+                                                              std::unique_ptr<SessionStore> store, std::unique_ptr<ParkedStore> parked) {
   std::unique_ptr<GrpcServer> self(new GrpcServer);
+  self->store_ = std::move(store);
+  self->parked_ = std::move(parked);
+  if (self->store_ && !options.suspects_file.empty()) {
+    LSTM_ASSIGN_OR_RETURN(self->suspects_, Suspects::Open(options.suspects_file));
+  }
   LSTM_ASSIGN_OR_RETURN(self->acceptor_, Acceptor::Bind(options.listen));
   self->budget_ = std::make_unique<MemoryBudget>(options.max_sessions, options.max_session_bytes);
   self->service_ = std::make_unique<v1::Prediction::AsyncService>();
@@ -83,14 +98,21 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const Options& opt
     ShardLoop* loop = raw->loops_[i].get();
     loop->Post([raw, loop] { StreamCall::Arm(loop, raw->service_.get()); });
   });
-  for (size_t i = 0; i < options.shards; ++i) {
-    self->loops_.push_back(std::make_unique<ShardLoop>(i, options.loop, models, self->budget_.get(), self->spread_.get(),
-                                                       builder.AddCompletionQueue()));
+  ShardServices services{.models = models, .budget = self->budget_.get(), .directory = &self->directory_, .store = self->store_.get(), .parked = self->parked_.get(), .suspects = self->suspects_.get(),
+                         .peers = raw, .clock = MonotonicMicros, .unix_clock = UnixMicros, .random = FillRandom};
+  if (self->store_) {
+    services.instance = self->store_->instance();
+  } else {
+    FillRandom(services.instance.data(), services.instance.size());
   }
+  for (size_t i = 0; i < options.shards; ++i) {
+    self->loops_.push_back(std::make_unique<ShardLoop>(i, options.loop, services, self->spread_.get(), builder.AddCompletionQueue()));
+  }
+  self->Recover(options);
   self->server_ = builder.BuildAndStart();
   if (!self->server_) return absl::InternalError("gRPC did not start; see the log for its reason");
   for (const auto& loop : self->loops_) {
-    loop->Start([raw, loop = loop.get(), models] { ArmUnaryCalls(loop, raw->service_.get(), models, &raw->loops_); });
+    loop->Start([raw, loop = loop.get(), models] { ArmUnaryCalls(loop, raw->service_.get(), models, &raw->loops_, &raw->directory_); });
   }
   self->spread_->Start();
   self->acceptor_->Start();
@@ -98,6 +120,45 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const Options& opt
 }
 
 GrpcServer::~GrpcServer() { Stop(); }
+
+void GrpcServer::Recover(const Options& options) {
+  if (!store_) return;
+  size_t next = 0;
+  const Recovery found = TakeLatest(store_.get(), parked_.get());
+  if (options.load_marked) {
+    std::set<ModelMark> marks;
+    for (const Recovery::Model& model : found.models) marks.insert(MarkOf(model.name, model.version, model.hash));
+    for (const ParkedStore::Found& parked : found.parked) marks.insert(parked.about.model);
+    options.load_marked({marks.begin(), marks.end()});
+  }
+  for (const ParkedStore::Found& parked : found.parked) loops_[next++ % loops_.size()]->shard().Recover(parked);
+  recovered_.parked = found.parked.size();
+  for (const std::span<std::byte> slot : found.slots) {
+    const absl::Status status = loops_[next++ % loops_.size()]->shard().Recover(slot);
+    if (status.ok()) {
+      ++recovered_.sessions;
+    } else {
+      recovered_.failures.push_back(std::string(status.message()));
+    }
+  }
+}
+
+bool GrpcServer::Send(size_t to, std::function<void(Shard&)> task) {
+  ShardLoop* loop = loops_[to].get();
+  return loop->Post([loop, task = std::move(task)] { task(loop->shard()); });
+}
+
+void GrpcServer::Forget(const ServedModelPtr& model) {
+  for (const auto& loop : loops_) {
+    loop->Post([loop = loop.get(), model] { loop->shard().Forget(*model); });
+  }
+}
+
+std::vector<const ShardCounters*> GrpcServer::counters() const {
+  std::vector<const ShardCounters*> out;
+  for (const auto& loop : loops_) out.push_back(&loop->shard().counters());
+  return out;
+}
 
 const std::vector<std::string>& GrpcServer::addresses() const { return acceptor_->addresses(); }
 
@@ -119,6 +180,9 @@ void GrpcServer::Stop() {
   for (const auto& loop : loops_) loop->Shutdown();
   for (const auto& loop : loops_) loop->Join();
   server_.reset();
+  // After the loops, which write to them; before them in memory, for their threads post to them. The store's lock is the last.
+  parked_.reset();
+  store_.reset();
 }
 
 }  // namespace lstm::server

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -19,8 +20,9 @@ namespace lstm::server {
 class Acceptor;
 class LoadSpread;
 
-// The whole server as one object: listeners, gRPC, and a loop for each shard. Start, Drain and Stop are for one thread.
-class GrpcServer {
+// The whole server as one object: listeners, gRPC, a loop for each shard, and the store of their sessions. Start, Drain and
+// Stop are for one thread.
+class GrpcServer : private ShardPeers {
  public:
   struct Options {
     std::vector<std::string> listen;
@@ -32,27 +34,52 @@ class GrpcServer {
     int max_streams_per_connection = 4096;
     size_t grpc_memory_bytes = size_t{512} << 20;  // ResourceQuota: a soft fence around gRPC's own buffers
     bool reflection = true;
+    // Called once, before sessions of the store are taken over, with the marks of the models that they began on: what is not
+    // loaded is loaded then.
+    std::function<void(const std::vector<ModelMark>&)> load_marked;
+    std::string suspects_file;  // with a store: where sessions are noted that end the process
     // PEM, as text; all empty: plain text. With `tls_client_ca` clients must show a certificate signed by it.
     std::string tls_cert, tls_key, tls_client_ca;
   };
 
-  // Binds, builds and starts. INVALID_ARGUMENT or FAILED_PRECONDITION where an address cannot be had.
-  static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(const Options& options,
-                                                           std::shared_ptr<const ModelRepository> models);
-  ~GrpcServer();
+  // What the store held.
+  struct Recovered {
+    size_t sessions = 0, parked = 0;
+    std::vector<std::string> failures;  // what cannot be served, and why
+  };
+
+  // Takes the sessions of the store over, binds, builds and starts. `store` null: sessions are volatile; `parked` null: none is parked, and
+  // it comes with a store only. INVALID_ARGUMENT or
+  // FAILED_PRECONDITION where an address cannot be had.
+  static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(const Options& options, std::shared_ptr<const ModelRepository> models,
+                                                           std::unique_ptr<SessionStore> store, std::unique_ptr<ParkedStore> parked = nullptr);
+  ~GrpcServer() override;
 
   // Health turns NOT_SERVING, no connection and no session is accepted, streams are told, and those that end by
   // themselves within `deadline_ms` lose nothing. True where all did. May block.
   bool Drain(uint32_t deadline_ms);
+  // Has every shard let go of what it keeps for computing with `model`, soon; each drops a copy of the pointer when it has.
+  // REQUIRES: no session is on it and none can come. Thread-safe until Stop.
+  void Forget(const ServedModelPtr& model);
   // Ends what is left. May block.
   void Stop();
 
   const std::vector<std::string>& addresses() const;
   const MemoryBudget& budget() const { return *budget_; }
+  const Recovered& recovered() const { return recovered_; }
+  // Of each shard, to be read on any thread while the server lives.
+  std::vector<const ShardCounters*> counters() const;
 
  private:
   GrpcServer() = default;
+  bool Send(size_t to, std::function<void(Shard&)> task) override;
+  void Recover(const Options& options);
 
+  std::unique_ptr<SessionStore> store_;
+  std::unique_ptr<ParkedStore> parked_;
+  std::unique_ptr<Suspects> suspects_;
+  SessionDirectory directory_;
+  Recovered recovered_;
   std::unique_ptr<MemoryBudget> budget_;
   std::unique_ptr<LoadSpread> spread_;
   std::unique_ptr<Acceptor> acceptor_;

@@ -9,6 +9,7 @@
 #include <string>
 #include <utility>
 
+#include "server/rpc/clock.h"
 #include "server/rpc/load_spread.h"
 #include "server/rpc/stream_call.h"
 
@@ -18,20 +19,16 @@ namespace {
 constexpr size_t kEventsPerRound = 4096;
 constexpr uint64_t kCheckEveryUs = 1'000'000;
 
-uint64_t MonotonicMicros() {
-  return static_cast<uint64_t>(
-      std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now().time_since_epoch()).count());
-}
 
 }  // namespace
 
-ShardLoop::ShardLoop(size_t index, const Options& options, std::shared_ptr<const ModelRepository> models,
-                     MemoryBudget* budget, LoadSpread* spread, std::unique_ptr<grpc::ServerCompletionQueue> queue)
+ShardLoop::ShardLoop(size_t index, const Options& options, const ShardServices& services, LoadSpread* spread,
+                     std::unique_ptr<grpc::ServerCompletionQueue> queue)
     : index_(index),
       options_(options),
       spread_(spread),
       queue_(std::move(queue)),
-      shard_(options.shard, std::move(models), budget, MonotonicMicros) {}
+      shard_(index, options.shard, services) {}
 
 ShardLoop::~ShardLoop() { Join(); }
 
@@ -92,6 +89,7 @@ void ShardLoop::Run() {
     if (shard_.next_timer_us() <= MonotonicMicros()) shard_.RunTimers();
     if (shard_.has_work()) shard_.Work();
     Flush();
+    shard_.PublishGauges();
     if (!calls_.empty() && MonotonicMicros() >= next_check_us_) DropStalled();
     // On this thread and after the last call, so that nothing is asked of the queue after its end: gRPC aborts on that.
     if (open && ending_ && live_calls_ == 0) {

@@ -41,7 +41,7 @@ class MemberTag : public Tag {
 
 // One core: a completion queue, the thread that polls it, and the shard that the thread drives. A round takes in all that
 // has arrived, computes a slice, and sends one message per stream. Everything runs on that thread, but for Start, Post,
-// Shutdown and Join.
+// Shutdown and Join; before Start, shard() is its maker's.
 class ShardLoop {
  public:
   struct Options {
@@ -52,8 +52,8 @@ class ShardLoop {
     uint32_t idle_stream_s = 300;         // a stream without a session is closed after this long
   };
 
-  ShardLoop(size_t index, const Options& options, std::shared_ptr<const ModelRepository> models, MemoryBudget* budget,
-            LoadSpread* spread, std::unique_ptr<grpc::ServerCompletionQueue> queue);
+  ShardLoop(size_t index, const Options& options, const ShardServices& services, LoadSpread* spread,
+            std::unique_ptr<grpc::ServerCompletionQueue> queue);
   ~ShardLoop();
 
   // `arm` posts the first requests; it runs on the thread.

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "server/rpc/load_spread.h"
+#include "server/rpc/principal.h"
 
 namespace lstm::server {
 namespace {
@@ -31,8 +32,9 @@ void StreamCall::OnAccepted(bool ok) {
     return;
   }
   loop_->CallBegan();
+  if (loop_->shard().draining()) return Refuse();
   loop_->Add(this);
-  shard_stream_ = loop_->shard().Attach(this);
+  shard_stream_ = loop_->shard().Attach(this, PrincipalOf(context_));
   last_message_us_ = loop_->now_us();
   loop_->spread().Opened(loop_->index());  // may arm the next call
   ++pending_;
@@ -40,6 +42,15 @@ void StreamCall::OnAccepted(bool ok) {
   write_began_us_ = last_message_us_;
   stream_.SendInitialMetadata(&metadata_);
   MaybeRead();
+}
+
+// A client that leaves a draining server may come back over a connection that another of its streams still holds: as a stream
+// it would be told nothing, stay, and be cut when the drain's time is up.
+void StreamCall::Refuse() {
+  Arm(loop_, service_);
+  refused_ = finishing_ = true;
+  ++pending_;
+  stream_.Finish({grpc::StatusCode::UNAVAILABLE, "the server is going away; connect to another, or again in a moment"}, &finished_);
 }
 
 void StreamCall::OnMetadata(bool ok) { OnWritten(ok); }
@@ -138,8 +149,10 @@ void StreamCall::Finish(const grpc::Status& status) {
 
 void StreamCall::OnFinished(bool) {
   --pending_;
-  loop_->Remove(this);
-  loop_->spread().Closed(loop_->index());
+  if (!refused_) {
+    loop_->Remove(this);
+    loop_->spread().Closed(loop_->index());
+  }
   done_ = true;
   MaybeDelete();
 }

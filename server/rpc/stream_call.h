@@ -14,7 +14,7 @@ namespace lstm::server {
 
 // One call of Prediction.Stream. Deletes itself when gRPC has given back its last tag. Confined to its loop's thread.
 //
-//  1. The call is armed; when a stream comes, it sends its initial metadata and reads.
+//  1. The call is armed; when a stream comes, it sends its initial metadata and reads. Where the server drains it is refused.
 //  2. A message goes to the shard; the next is read unless what was received and not computed, and what was computed and
 //     not taken by gRPC, exceeds the budget.
 //  3. After each round of the loop, Flush sends what the round answered as one message (split at 1 MB); one write is in
@@ -44,6 +44,7 @@ class StreamCall : public ResponseSink {
   void OnRead(bool ok);
   void OnWritten(bool ok);
   void OnFinished(bool ok);
+  void Refuse();
   void MarkDirty();
   void MaybeRead();
   void Finish(const grpc::Status& status);
@@ -65,6 +66,7 @@ class StreamCall : public ResponseSink {
   bool front_in_flight_ = false;  // what is written is outgoing_.front(), not the metadata
   bool half_closed_ = false;  // no more messages will come
   bool broken_ = false;       // no more answers can go
+  bool refused_ = false;      // it never was a stream of the shard
   uint64_t write_began_us_ = 0, last_message_us_ = 0;
 };
 

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/rpc/principal.h"
 #include "server/rpc/status_mapping.h"
 
 namespace lstm::server {
@@ -20,6 +21,7 @@ struct Around {  // what handlers need besides their call
   ShardLoop* loop;
   std::shared_ptr<const ModelRepository> models;
   const Loops* loops;
+  const SessionDirectory* directory;
 };
 
 // One unary call. Deletes itself when gRPC has given back its last tag; arms its successor when it begins.
@@ -38,7 +40,7 @@ class UnaryCall {
   const Around& around() const { return around_; }
   const Request& request() const { return request_; }
   Response* response() { return &response_; }
-  bool cancelled() const { return cancelled_; }
+  std::string principal() const { return PrincipalOf(context_); }
   // Called when the client goes before the answer.
   void OnCancel(std::function<void()> f) { on_cancel_ = std::move(f); }
 
@@ -73,8 +75,7 @@ class UnaryCall {
     handler_(this);
   }
   void OnDone(bool) {
-    cancelled_ = context_.IsCancelled();
-    if (cancelled_ && on_cancel_) std::exchange(on_cancel_, nullptr)();
+    if (context_.IsCancelled() && on_cancel_) std::exchange(on_cancel_, nullptr)();
     Release();
   }
   void OnFinished(bool) { Release(); }
@@ -96,7 +97,6 @@ class UnaryCall {
       finished_{this, &UnaryCall::OnFinished};
   std::function<void()> on_cancel_;
   int pending_ = 0;
-  bool cancelled_ = false;
 };
 
 using PredictRpc = UnaryCall<v1::PredictRequest, v1::PredictResponse>;
@@ -105,6 +105,9 @@ using GetModelRpc = UnaryCall<v1::GetModelRequest, v1::GetModelResponse>;
 using ListSessionsRpc = UnaryCall<v1::ListSessionsRequest, v1::ListSessionsResponse>;
 using GetSessionRpc = UnaryCall<v1::GetSessionRequest, v1::GetSessionResponse>;
 using CloseSessionRpc = UnaryCall<v1::CloseSessionRequest, v1::CloseSessionResponse>;
+using ForkSessionRpc = UnaryCall<v1::ForkSessionRequest, v1::ForkSessionResponse>;
+using ExportSessionRpc = UnaryCall<v1::ExportSessionRequest, v1::ExportSessionResponse>;
+using ImportSessionRpc = UnaryCall<v1::ImportSessionRequest, v1::ImportSessionResponse>;
 
 void HandlePredict(PredictRpc* call) {
   Shard& shard = call->around().loop->shard();
@@ -116,20 +119,13 @@ void HandlePredict(PredictRpc* call) {
 }
 
 void HandleListModels(ListModelsRpc* call) {
-  std::string last;
-  for (const ServedModelPtr& model : call->around().models->all()) {
-    if (model->name == last) continue;  // the newest version comes first
-    last = model->name;
-    v1::ModelInfo* info = call->response()->add_models();
-    *info = model->info;
-    info->clear_vocabulary();
-  }
+  for (v1::ModelInfo& info : call->around().models->DescribeAll()) call->response()->add_models()->Swap(&info);
   call->Finish(absl::OkStatus());
 }
 
 void HandleGetModel(GetModelRpc* call) {
-  auto model = call->around().models->Find(call->request().name(), call->request().version());
-  if (model.ok()) *call->response()->mutable_model() = (*model)->info;
+  auto model = call->around().models->Describe(call->request().name(), call->request().version());
+  if (model.ok()) call->response()->mutable_model()->Swap(&*model);
   call->Finish(model.status());
 }
 
@@ -151,13 +147,15 @@ constexpr uint32_t kListedByDefault = 1000, kListedAtMost = 10'000;
 void HandleListSessions(ListSessionsRpc* call) {
   auto found = std::make_shared<std::vector<v1::SessionInfo>>();
   AskEach(
-      call->around(), 0, [call, found](Shard& shard) { shard.List(call->request().model(), found.get()); },
+      call->around(), 0,
+      [call, found](Shard& shard) {
+        call->response()->set_total(call->response()->total() + shard.List(call->request().model(), kListedAtMost, found.get()));
+      },
       [call, found] {
         std::sort(found->begin(), found->end(),
                   [](const auto& a, const auto& b) { return a.session_id() < b.session_id(); });
         const uint32_t asked = call->request().limit();
         const size_t limit = std::min<size_t>(found->size(), asked == 0 ? kListedByDefault : std::min(asked, kListedAtMost));
-        call->response()->set_total(found->size());
         for (size_t i = 0; i < limit; ++i) call->response()->add_sessions()->Swap(&(*found)[i]);
         call->Finish(absl::OkStatus());
       });
@@ -172,59 +170,71 @@ absl::StatusOr<SessionId> IdOf(const std::string& bytes) {
   return id;
 }
 
-// Asks every loop for one session; the answer of the loop that has it wins, and a reason wins over none.
+// Asks the loop that has the session; `ask(shard, done)` may call `done` on any thread.
 template <typename Rpc, typename Ask>
 void OfOneSession(Rpc* call, Ask ask) {
   const absl::StatusOr<SessionId> id = IdOf(call->request().session_id());
   if (!id.ok()) return call->Finish(id.status());
-  auto result = std::make_shared<absl::Status>(absl::NotFoundError("no such session"));
-  AskEach(
-      call->around(), 0,
-      [call, ask, id = *id, result](Shard& shard) {
-        if (result->ok()) return;
-        const absl::Status status = ask(shard, id, call->response());
-        if (status.ok() || status.message() != "no such session") *result = status;
-      },
-      [call, result] { call->Finish(*result); });
+  const auto shard = call->around().directory->ShardOf(*id);
+  if (!shard) return call->Finish(absl::NotFoundError(call->around().directory->WhyAbsent(*id).why));
+  const auto done = [call, home = call->around().loop](const absl::Status& status) {
+    home->Post([call, status] { call->Finish(status); });
+  };
+  ShardLoop* loop = (*call->around().loops)[*shard].get();
+  if (!loop->Post([loop, ask, id = *id, done] { ask(loop->shard(), id, done); })) call->Finish(absl::UnavailableError("the server is going away"));
 }
 
 void HandleGetSession(GetSessionRpc* call) {
-  OfOneSession(call, [](Shard& shard, const SessionId& id, v1::GetSessionResponse* response) {
+  OfOneSession(call, [call](Shard& shard, const SessionId& id, const Shard::Done& done) {
     auto info = shard.Get(id);
-    if (info.ok()) *response->mutable_session() = *info;
-    return info.status();
+    if (info.ok()) *call->response()->mutable_session() = *info;
+    done(info.status());
   });
 }
 
 void HandleCloseSession(CloseSessionRpc* call) {
-  OfOneSession(call, [](Shard& shard, const SessionId& id, v1::CloseSessionResponse* response) {
-    auto applied = shard.CloseByOperator(id);
-    if (applied.ok()) response->set_applied_seq(*applied);
-    return applied.status();
+  OfOneSession(call, [call](Shard& shard, const SessionId& id, const Shard::Done& done) {
+    auto applied = std::make_shared<uint64_t>();
+    shard.CloseByOperator(id, applied.get(), [call, applied, done](const absl::Status& status) {
+      if (status.ok()) call->response()->set_applied_seq(*applied);
+      done(status);
+    });
   });
 }
 
-template <typename Rpc>
-void HandleLater(Rpc* call) {
-  call->Finish(absl::UnimplementedError("this server does not fork, export or import sessions yet"));
+void HandleForkSession(ForkSessionRpc* call) {
+  OfOneSession(call, [call](Shard& shard, const SessionId&, const Shard::Done& done) {
+    shard.Fork(call->request(), call->principal(), call->response(), done);
+  });
+}
+
+void HandleExportSession(ExportSessionRpc* call) {
+  OfOneSession(call, [call](Shard& shard, const SessionId&, const Shard::Done& done) {
+    shard.Export(call->request(), call->principal(), call->response(), done);
+  });
+}
+
+void HandleImportSession(ImportSessionRpc* call) {
+  ShardLoop* home = call->around().loop;
+  home->shard().Import(call->request(), call->principal(), call->response(), [call, home](const absl::Status& status) {
+    home->Post([call, status] { call->Finish(status); });
+  });
 }
 
 }  // namespace
 
-void ArmUnaryCalls(ShardLoop* loop, Service* service, std::shared_ptr<const ModelRepository> models, const Loops* loops) {
-  const Around around{loop, std::move(models), loops};
+void ArmUnaryCalls(ShardLoop* loop, Service* service, std::shared_ptr<const ModelRepository> models, const Loops* loops,
+                   const SessionDirectory* directory) {
+  const Around around{loop, std::move(models), loops, directory};
   PredictRpc::Arm(around, service, &Service::RequestPredict, HandlePredict);
   ListModelsRpc::Arm(around, service, &Service::RequestListModels, HandleListModels);
   GetModelRpc::Arm(around, service, &Service::RequestGetModel, HandleGetModel);
   ListSessionsRpc::Arm(around, service, &Service::RequestListSessions, HandleListSessions);
   GetSessionRpc::Arm(around, service, &Service::RequestGetSession, HandleGetSession);
   CloseSessionRpc::Arm(around, service, &Service::RequestCloseSession, HandleCloseSession);
-  using Fork = UnaryCall<v1::ForkSessionRequest, v1::ForkSessionResponse>;
-  using Export = UnaryCall<v1::ExportSessionRequest, v1::ExportSessionResponse>;
-  using Import = UnaryCall<v1::ImportSessionRequest, v1::ImportSessionResponse>;
-  Fork::Arm(around, service, &Service::RequestForkSession, HandleLater<Fork>);
-  Export::Arm(around, service, &Service::RequestExportSession, HandleLater<Export>);
-  Import::Arm(around, service, &Service::RequestImportSession, HandleLater<Import>);
+  ForkSessionRpc::Arm(around, service, &Service::RequestForkSession, HandleForkSession);
+  ExportSessionRpc::Arm(around, service, &Service::RequestExportSession, HandleExportSession);
+  ImportSessionRpc::Arm(around, service, &Service::RequestImportSession, HandleImportSession);
 }
 
 }  // namespace lstm::server

@@ -3,15 +3,41 @@
 
 #include <algorithm>
 
-// Rules that a test breaks on purpose, one at a time, to see that the tests notice (tests/server/session/CMakeLists.txt).
-// In the product every Mutant(...) is false.
-#ifdef LSTM_MUTANT
-#define Mutant(k) ((k) == (LSTM_MUTANT))
-#else
-#define Mutant(k) false
-#endif
+#include "server/session/mutant.h"
 
 namespace lstm::server {
+
+void SessionMachine::Restore(uint64_t epoch, uint64_t base, uint64_t applied, uint64_t acked,
+                             const std::vector<InputDigest>& answered) {
+  epoch_ = epoch;
+  base_ = base;
+  applied_ = applied;
+  acked_ = acked;
+  answered_ = {};
+  waiting_ = {};
+  computing_ = false;
+  for (const InputDigest& digest : answered) answered_.push_back(digest);
+}
+
+void SessionMachine::Attach() {
+  if (!Mutant(1)) ++epoch_;
+  if (Mutant(20)) return;  // R2: what was begun under an older epoch is committed
+  computing_ = false;
+  waiting_ = {};
+}
+
+SessionMachine::Reconciled SessionMachine::Reconcile(uint64_t have_seq, bool agrees, uint64_t replay_from) {
+  if (Mutant(8)) return Reconciled::kAgreed;
+  if (have_seq > applied_) {  // an answer that we do not know of: proof of loss, unless its turns can be computed again
+    return replay_from > 0 && replay_from <= applied_ + 1 ? Reconciled::kAgreed : Reconciled::kLost;
+  }
+  if (have_seq < acked_) return Reconciled::kAlreadyAcked;
+  if (have_seq == applied_ && !agrees) return Reconciled::kLost;
+  Acknowledge(have_seq);
+  return Reconciled::kAgreed;
+}
+
+bool SessionMachine::nonce_valid() const { return acked_ == base_ || Mutant(21); }
 
 SessionMachine::Classified SessionMachine::Classify(uint64_t seq, uint64_t ack) {
   if (!Mutant(7)) Acknowledge(ack);  // R7: ahead of every check
@@ -39,7 +65,7 @@ void SessionMachine::Admit([[maybe_unused]] uint64_t seq, const InputDigest& dig
 }
 
 SessionMachine::Match SessionMachine::MatchDuplicate(uint64_t seq, const InputDigest& digest) {
-  if (seq <= applied_) return answered_[seq - acked_ - 1] == digest || Mutant(13) ? Match::kReplay : Match::kReused;
+  if (seq <= applied_) return answered_[seq - acked_ - 1] == digest || Mutant(33) ? Match::kReplay : Match::kReused;
   Waiting& turn = waiting_[seq - applied_ - 1];
   if (turn.digest != digest) return Match::kReused;
   if (!Mutant(0)) ++turn.copies;  // R0: each Step gets its own answer

@@ -27,8 +27,8 @@ struct Refused {
   uint32_t copies;
 };
 
-// The protocol's rules for one session on one stream (docs/protocol.md: R0, R2 to R7, R9, R10), as a pure state machine:
-// no threads, clock, files, payloads or gRPC types. Confined to the session's shard.
+// The protocol's rules for one session (docs/protocol.md: R0 to R10), as a pure state machine: no threads, clock, files,
+// payloads or gRPC types. Confined to the session's shard.
 //
 //   K = acked() <= A = applied() <= last()
 //
@@ -61,7 +61,22 @@ class SessionMachine {
     kReused,   // another input under the same seq: Reject kSeqReused
   };
 
+  enum class Reconciled { kAgreed, kLost, kAlreadyAcked };
+
   explicit SessionMachine(const Options& options) : options_(options) {}
+
+  // As a stored record says: `answered` are the digests of the seqs in (acked, applied]; the session began at `base`.
+  void Restore(uint64_t epoch, uint64_t base, uint64_t applied, uint64_t acked, const std::vector<InputDigest>& answered);
+
+  // R1: another attachment takes the session. The epoch rises; what waits or is computed for the older one is forgotten.
+  void Attach();
+
+  // R8: what the client holds against what is stored. `agrees`: have_seq is applied() and its digest is the state's, or
+  // the client sent none. With kAgreed, have_seq counts as an acknowledgement.
+  Reconciled Reconcile(uint64_t have_seq, bool agrees, uint64_t replay_from);
+
+  // R1: a second Open (Fork, Import) with the same nonce may attach: nothing was acknowledged since.
+  bool nonce_valid() const;
 
   // R7, then R3 to R6. `seq` 0 is the next in a simple session, kGap otherwise.
   Classified Classify(uint64_t seq, uint64_t ack);
@@ -76,8 +91,8 @@ class SessionMachine {
   // instead, each with all that waits behind it (R10, R5a); they are appended to `refused`.
   std::optional<uint64_t> Begin(uint64_t now_us, std::vector<Refused>& refused);
 
-  // The turn being computed is committed: applied() moves on by one. Returns the copies of its answer that are due. In a
-  // simple session the owner then calls HandedOver. REQUIRES: computing() == applied() + 1.
+  // The turn being computed is committed: applied() moves on by one. Returns the copies of its answer that are due.
+  // REQUIRES: computing().
   uint32_t Commit();
 
   // The turn being computed is refused, and all that waits behind it is cancelled (R5a). Appended to `refused` in order
@@ -87,10 +102,11 @@ class SessionMachine {
   // Touch, or an answer handed to gRPC in a simple session: K = max(K, min(seq, A)).
   void Acknowledge(uint64_t seq);
 
-  // The stream is gone: nothing that waits will be computed, and no answer to it is sent (R1). A turn being computed goes
-  // on; its Commit then returns 0 copies.
+  // The stream is gone: nothing that waits will be computed, and no answer to it is sent. A turn being computed goes on;
+  // its Commit then returns 0 copies.
   void Detach();
 
+  uint64_t epoch() const { return epoch_; }
   uint64_t acked() const { return acked_; }
   uint64_t applied() const { return applied_; }
   uint64_t last() const { return applied_ + waiting_.size(); }
@@ -108,11 +124,13 @@ class SessionMachine {
   void CancelFrom(Refusal why, std::vector<Refused>& refused);
 
   Options options_;
+  uint64_t epoch_ = 1;
+  uint64_t base_ = 0;
   uint64_t acked_ = 0;
   uint64_t applied_ = 0;
   core::RingBuffer<InputDigest> answered_;  // of the seqs in (K, A]
   core::RingBuffer<Waiting> waiting_;       // of the seqs in (A, last()]
-  bool computing_ = false;             // waiting_[0]
+  bool computing_ = false;  // waiting_[0]
 };
 
 }  // namespace lstm::server

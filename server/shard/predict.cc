@@ -40,7 +40,7 @@ absl::Status Prepare(const v1::PredictRequest& request, const ModelRepository& m
 void Shard::Predict(const v1::PredictRequest& request, v1::PredictResponse* response, PredictDone done) {
   if (draining_) return done(absl::UnavailableError("the server is going away; ask another, or again later"));
   auto call = std::make_unique<PredictCall>();
-  const absl::Status prepared = Prepare(request, *models_, options_.max_turn_answer_bytes, *call);
+  const absl::Status prepared = Prepare(request, *services_.models, options_.max_turn_answer_bytes, *call);
   if (!prepared.ok()) return done(prepared);
 
   const core::StepProgram& program = *call->model->program;
@@ -67,36 +67,31 @@ void Shard::Predict(const v1::PredictRequest& request, v1::PredictResponse* resp
 void Shard::ForgetPredict(const v1::PredictResponse* response) {
   const auto it = predicts_.find(response);
   if (it == predicts_.end()) return;
-  // The engine still reads it: it is computed to its end and then dropped.
-  it->second->done = nullptr;
-  abandoned_.push_back(std::move(it->second));
+  TurnRecord* record = &it->second->record;
+  engine_.Remove(record);
+  GiveScratch(record);
+  budget_->GiveBytes(record->charged_bytes);
   predicts_.erase(it);
 }
 
 void Shard::FinishPredict(TurnRecord* record) {
   PredictCall* call = record->predict;
-  if (call->done) {
-    if (record->status.ok()) {
-      EncodeOutputs(*record->program, call->selected, record->answer_steps, record->answer,
-                    call->response->mutable_outputs());
-      if (call->return_state) {
-        EncodeState(*record->program, {record->new_state, call->state.size()}, call->response->mutable_state());
-      }
-      call->response->set_model_hash(call->model->info.model_hash());
-      call->response->set_numerics_id(record->program->numerics_id());
-      call->response->set_version(call->model->version);
+  if (!record->status.ok() && !absl::IsInvalidArgument(record->status)) counters_.kernel_failures.Add();
+  if (record->status.ok()) {
+    counters_.predicts.Add();
+    counters_.predict_steps.Add(record->steps);
+    EncodeOutputs(*record->program, call->selected, record->answer_steps, record->answer, call->response->mutable_outputs());
+    if (call->return_state) {
+      EncodeState(*record->program, {record->new_state, call->state.size()}, call->response->mutable_state());
     }
-    PredictDone done = std::move(call->done);
-    done(record->status);
+    call->response->set_model_hash(call->model->info.model_hash());
+    call->response->set_numerics_id(record->program->numerics_id());
+    call->response->set_version(call->model->version);
   }
   GiveScratch(record);
   budget_->GiveBytes(record->charged_bytes);
-  // A caller that left may have been followed by another with a response at the same address.
-  if (const auto it = predicts_.find(call->response); it != predicts_.end() && it->second.get() == call) {
-    predicts_.erase(it);
-    return;
-  }
-  std::erase_if(abandoned_, [&](const auto& abandoned) { return abandoned.get() == call; });
+  const auto node = predicts_.extract(call->response);
+  call->done(record->status);
 }
 
 }  // namespace lstm::server

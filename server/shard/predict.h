@@ -18,7 +18,7 @@ struct PredictCall {
   core::AlignedBuffer<float> state;
   v1::PredictResponse* response = nullptr;
   bool return_state = false;
-  Shard::PredictDone done;  // empty: the caller has gone
+  Shard::PredictDone done;
 };
 
 }  // namespace lstm::server

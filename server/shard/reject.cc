@@ -73,6 +73,7 @@ absl::StatusCode CodeOf(v1::Reason reason) {
     case v1::UNSUPPORTED:
       return absl::StatusCode::kUnimplemented;
     case v1::CANCELLED_BY_OPERATOR:
+    case v1::FENCED:
       return absl::StatusCode::kAborted;
     default:
       return absl::StatusCode::kInternal;

@@ -2,93 +2,139 @@
 #include "server/shard/session.h"
 
 #include <openssl/crypto.h>
-#include <openssl/rand.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "server/session/mutant.h"
 
 namespace lstm::server {
 namespace {
 
-constexpr size_t kGoneKept = 100'000;
 constexpr uint64_t kSessionOverheadBytes = sizeof(Session) + 256;  // table entries, the machine's queues
-
-// The first four bytes of every id of this process: tells sessions of another instance apart.
-const std::array<uint8_t, 4>& Instance() {
-  static const std::array<uint8_t, 4> instance = [] {
-    std::array<uint8_t, 4> bytes;
-    FillRandom(bytes.data(), bytes.size());
-    return bytes;
-  }();
-  return instance;
-}
 
 }  // namespace
 
-void FillRandom(uint8_t* out, size_t n) {
-  // Without randomness ids could be guessed: nothing may go on.
-  if (RAND_bytes(out, static_cast<int>(n)) != 1) std::abort();
+bool Session::IsLate(const Holder& from) const {
+  if (from.id == 0) return false;
+  return std::any_of(holders.begin(), holders.end(), [&](const Holder& h) { return h.id == from.id && from.attempt <= h.attempt; });
 }
 
-size_t SessionIdHash::operator()(const SessionId& id) const {
-  uint64_t random;  // bytes 4 to 15 are random already
-  std::memcpy(&random, id.data() + 8, sizeof(random));
-  return static_cast<size_t>(random);
+void Session::HeldBy(const Holder& holder) {
+  if (holder.id == 0) return;
+  auto at = std::find_if(holders.begin(), holders.end(), [&](const Holder& h) { return h.id == holder.id; });
+  if (at == holders.end()) --at;  // the oldest is forgotten
+  *at = holder;
+  std::rotate(holders.begin(), at, at + 1);
 }
 
 SessionTable::~SessionTable() {
-  while (!sessions_.empty()) Release(sessions_.begin()->second.get(), "");
+  while (!sessions_.empty()) {
+    GiveBack(sessions_.begin()->second.get());
+    sessions_.erase(sessions_.begin());
+  }
 }
 
-absl::StatusOr<Session*> SessionTable::Create(ServedModelPtr model, const SessionMachine::Options& options) {
-  const uint64_t bytes = model->program->state_floats() * sizeof(float) + kSessionOverheadBytes;
-  if (!budget_->TakeSession()) {
+absl::StatusOr<Session*> SessionTable::Create(ServedModelPtr model, const SessionMachine::Options& options, uint64_t bytes,
+                                              const std::optional<Nonce>& nonce) {
+  bytes += kSessionOverheadBytes;
+  if (!services_.budget->TakeSession()) {
     return absl::ResourceExhaustedError(
-        absl::StrCat("all ", budget_->max_sessions(), " sessions are in use; close one, or raise --max-sessions"));
+        absl::StrCat("all ", services_.budget->max_sessions(), " sessions are in use; close one, or raise --max-sessions"));
   }
-  if (!budget_->TakeBytes(bytes)) {
-    budget_->GiveSession();
-    return absl::ResourceExhaustedError(absl::StrCat("the ", budget_->max_bytes(),
+  if (!services_.budget->TakeBytes(bytes)) {
+    services_.budget->GiveSession();
+    return absl::ResourceExhaustedError(absl::StrCat("the ", services_.budget->max_bytes(),
                                                      " bytes for sessions are in use; close some, or raise --max-session-bytes"));
   }
   SessionId id;
-  std::copy(Instance().begin(), Instance().end(), id.begin());
-  FillRandom(id.data() + 4, id.size() - 4);
+  std::copy(services_.instance.begin(), services_.instance.end(), id.begin());
+  services_.random(id.data() + services_.instance.size(), id.size() - services_.instance.size());
   auto session = std::make_unique<Session>(id, std::move(model), options);
   session->charged_bytes = bytes;
-  const std::span<const float> initial = session->program().initial_state();
-  session->state = core::AlignedBuffer<float>(initial.size());
-  std::copy(initial.begin(), initial.end(), session->state.data());
+  session->nonce = nonce;
+  if (services_.directory->Add(id, nonce, shard_)) {
+    services_.budget->GiveSession();
+    services_.budget->GiveBytes(bytes);
+    return absl::AlreadyExistsError("the nonce has a session");
+  }
+  return Add(std::move(session));
+}
+
+Session* SessionTable::Recover(const SessionId& id, ServedModelPtr model, const SessionMachine::Options& options,
+                               uint64_t bytes, const std::optional<Nonce>& nonce) {
+  auto session = std::make_unique<Session>(id, std::move(model), options);
+  session->charged_bytes = bytes + kSessionOverheadBytes;
+  session->nonce = nonce;
+  services_.budget->ForceSession();
+  services_.budget->ForceBytes(session->charged_bytes);
+  services_.directory->Restore(id, nonce, shard_);
+  return Add(std::move(session));
+}
+
+Session* SessionTable::Add(std::unique_ptr<Session> session) {
   session->timer = alarms_.end();
   Session* raw = session.get();
-  sessions_.emplace(id, std::move(session));
+  sessions_.emplace(raw->id, std::move(session));
   return raw;
 }
 
-void SessionTable::Release(Session* session, const char* reason) {
+std::unique_ptr<Session> SessionTable::Extract(Session* session) {
   if (session->timer != alarms_.end()) alarms_.erase(session->timer);
-  OPENSSL_cleanse(session->state.data(), session->state.size() * sizeof(float));
+  auto node = sessions_.extract(session->id);
+  return std::move(node.mapped());
+}
+
+Session* SessionTable::Insert(std::unique_ptr<Session> session) {
+  services_.directory->Move(session->id, shard_);
+  return Add(std::move(session));
+}
+
+void SessionTable::GiveBack(Session* session) {
+  if (session->timer != alarms_.end()) alarms_.erase(session->timer);
+  OPENSSL_cleanse(session->memory.data(), session->memory.size() * sizeof(float));
   OPENSSL_cleanse(session->initial.data(), session->initial.size() * sizeof(float));
   uint64_t bytes = session->charged_bytes;
   for (size_t i = 0; i < session->records.size(); ++i) bytes += session->records[i]->charged_bytes;
-  budget_->GiveBytes(bytes);
-  budget_->GiveSession();
-  if (gone_.emplace(session->id, reason).second) gone_order_.push_back(session->id);
-  if (gone_order_.size() > kGoneKept) gone_.erase(gone_order_.pop_front());
+  services_.budget->GiveBytes(bytes);
+  services_.budget->GiveSession();
+}
+
+void SessionTable::Release(Session* session, SessionDirectory::Absent absent) {
+  GiveBack(session);
+  if (session->slot && !Mutant(13)) services_.store->Free(session->slot->memory());
+  services_.directory->Remove(session->id, session->nonce, std::move(absent), false);
+  sessions_.erase(SessionId(session->id));
+}
+
+void SessionTable::Park(Session* session) {
+  GiveBack(session);
+  services_.store->Free(session->slot->memory());
+  if (session->nonce) services_.directory->ForgetNonce(*session->nonce);
+  sessions_.erase(SessionId(session->id));
+}
+
+std::vector<Session*> SessionTable::LeastRecentlyUsed(size_t most, const std::function<bool(const Session&)>& wanted) const {
+  std::vector<Session*> out;
+  for (const auto& [id, session] : sessions_) {
+    if (wanted(*session)) out.push_back(session.get());
+  }
+  const auto older = [](const Session* a, const Session* b) { return a->last_used_us < b->last_used_us; };
+  const auto end = out.begin() + static_cast<ptrdiff_t>(std::min(most, out.size()));
+  std::partial_sort(out.begin(), end, out.end(), older);
+  out.erase(end, out.end());
+  return out;
+}
+
+void SessionTable::SetAside(Session* session, SessionDirectory::Absent absent) {
+  GiveBack(session);
+  services_.directory->Remove(session->id, session->nonce, std::move(absent), true);
   sessions_.erase(SessionId(session->id));
 }
 
 Session* SessionTable::Find(const SessionId& id) {
   const auto it = sessions_.find(id);
   return it == sessions_.end() ? nullptr : it->second.get();
-}
-
-const char* SessionTable::GoneBecause(const SessionId& id) const {
-  const auto it = gone_.find(id);
-  return it == gone_.end() ? nullptr : it->second;
 }
 
 Session* SessionTable::PopDue(uint64_t now_us) {

@@ -1,175 +1,155 @@
 // SPDX-License-Identifier: MIT
 #include "server/shard/shard.h"
 
-#include <openssl/sha.h>
-
 #include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/session/expiry.h"
 #include "server/shard/predict.h"
 #include "server/shard/reject.h"
-#include "server/shard/tensor_codec.h"
 
+// Streams and lanes, timers, and what an operator asks.
 namespace lstm::server {
 namespace {
 
 constexpr size_t kSmallResponse = 256;
-constexpr uint32_t kFullRetryMs = 1000;
+constexpr uint32_t kResumeAfterMs = 100;
 constexpr uint64_t kMicros = 1'000'000;
-constexpr uint64_t kWarnBeforeUs = 30 * kMicros;
-
-template <typename Bytes>
-std::string AsString(const Bytes& bytes) {
-  return std::string(bytes.begin(), bytes.end());
-}
+constexpr size_t kWaitingRequests = 256;  // behind an Open or a Resume that is under way
+// Thousands may become idle at once, after a restart above all: steps go on in between.
+constexpr size_t kParkedAtOnce = 32;
+constexpr uint64_t kParkPauseUs = 2'000;
 
 }  // namespace
 
-Shard::Shard(const Options& options, std::shared_ptr<const ModelRepository> models, MemoryBudget* budget, Clock clock)
-    : options_(options), models_(std::move(models)), budget_(budget), clock_(std::move(clock)), table_(budget) {}
+Shard::Shard(size_t index, const Options& options, const ShardServices& services)
+    : index_(index),
+      options_(options),
+      services_(services),
+      budget_(services.budget),
+      store_(services.store),
+      table_(index, services_) {}
 
 Shard::~Shard() {
-  for (Stream* stream : streams_) delete stream;
+  for (const auto& [key, stream] : streams_) delete stream;
 }
 
-Stream* Shard::Attach(ResponseSink* sink) {
+Stream* Shard::Attach(ResponseSink* sink, const std::string& principal) {
   auto* stream = new Stream;
   stream->sink_ = sink;
-  streams_.insert(stream);
+  stream->key_ = next_stream_++;
+  stream->principal_ = principal;
+  streams_.emplace(stream->key_, stream);
   return stream;
 }
 
 void Shard::Detach(Stream* stream) {
-  const uint64_t now = clock_();
-  for (const auto& [lane, session] : stream->lanes_) {
+  const uint64_t now = services_.clock();
+  for (auto& [number, lane] : stream->lanes_) {
+    Session* session = lane.session;
+    if (Parked* parked = lane.parked ? parked_.Find(*lane.parked) : nullptr; parked != nullptr) parked->stream = 0;
+    if (session == nullptr) {  // what is under way will find no stream
+      TakeWaiting(stream, lane);
+      continue;
+    }
     session->machine.Detach();
-    session->stream = nullptr;
     Trim(session);
-    if (session->closing || session->machine.options().simple) {
-      EndSession(session, "its stream ended");  // nobody can come back to it
-    } else if (!session->doomed) {
-      if (!session->own_ttl) session->ttl_us = std::min<uint64_t>(session->ttl_us, options_.orphan_ttl_s * kMicros);
-      session->last_used_us = now;
-      table_.SetAlarm(session, now + session->ttl_us);
+    Hold(session, nullptr);
+    session->closing = false;  // its client does not know what became of the turns before: it may come back for them
+    if (session->machine.options().simple) {
+      EndSession(session, v1::NOT_FOUND, "the session is gone: its stream ended");  // nobody can come back to it
+    } else {
+      Orphan(session, now);
     }
   }
-  streams_.erase(stream);
+  streams_.erase(stream->key_);
   delete stream;
 }
 
+void Shard::Orphan(Session* session, uint64_t now) {
+  const uint64_t most = options_.orphan_ttl_s * kMicros;
+  if (!session->stored() && !session->own_ttl) session->ttl_us = std::min(session->ttl_us, most);
+  session->last_used_us = now;
+  SetAlarm(session);
+}
+
+void Shard::SetAlarm(Session* session) {
+  const uint64_t now = services_.clock();
+  const Expiry expiry = ExpiryOf(now, session->last_used_us, session->ttl_us, session->stream != nullptr, session->warned);
+  table_.SetAlarm(session, expiry.expired || expiry.warn ? now : std::min(expiry.look_again_us, IdleAt(*session, now)));
+}
+
+// When to see whether it is idle enough to be parked.
+uint64_t Shard::IdleAt(const Session& session, uint64_t now) const {
+  if (services_.parked == nullptr || !session.stored()) return UINT64_MAX;
+  const uint64_t idle_at = session.last_used_us + options_.park_after_us;
+  return idle_at > now ? idle_at : now + options_.park_after_us;
+}
+
 void Shard::OnMessage(Stream* stream, const v1::StreamRequest& message) {
-  for (const v1::Request& request : message.requests()) {
-    switch (request.kind_case()) {
-      case v1::Request::kStep: OnStep(stream, request.step()); break;
-      case v1::Request::kOpen: OnOpen(stream, request.open()); break;
-      case v1::Request::kClose: OnClose(stream, request.close().lane()); break;
-      case v1::Request::kTouch:
-        if (Session* session = OnLane(stream, request.touch().lane())) {
-          session->machine.Acknowledge(request.touch().ack());
-          session->last_used_us = clock_();
-          session->warned = false;
-          Trim(session);
-        } else {
-          RejectLane(stream, request.touch().lane(), 0, v1::NO_SESSION, "nothing is open on this lane");
-        }
-        break;
-      case v1::Request::kResume:
-        RejectLane(stream, request.resume().lane(), 0, v1::UNSUPPORTED,
-                   "this server does not resume sessions yet; open a new one");
-        break;
-      case v1::Request::KIND_NOT_SET:
-        RejectLane(stream, 0, 0, v1::INVALID, "a request is none of open, resume, step, touch and close");
-        break;
+  for (const v1::Request& request : message.requests()) OnRequest(stream, request);
+}
+
+void Shard::OnRequests(Stream* stream, const std::vector<v1::Request>& requests) {
+  for (const v1::Request& request : requests) OnRequest(stream, request);
+}
+
+std::vector<v1::Request> Shard::TakeWaiting(Stream* stream, Stream::Lane& lane) {
+  for (const v1::Request& request : lane.waiting) {
+    const uint64_t bytes = request.ByteSizeLong();
+    stream->backlog_bytes_ -= bytes;
+    budget_->GiveBytes(bytes);
+  }
+  return std::exchange(lane.waiting, {});
+}
+
+void Shard::OnRequest(Stream* stream, const v1::Request& request) {
+  uint32_t number = 0;
+  switch (request.kind_case()) {
+    case v1::Request::kStep: number = request.step().lane(); break;
+    case v1::Request::kOpen: number = request.open().lane(); break;
+    case v1::Request::kResume: number = request.resume().lane(); break;
+    case v1::Request::kTouch: number = request.touch().lane(); break;
+    case v1::Request::kClose: number = request.close().lane(); break;
+    case v1::Request::KIND_NOT_SET: return RejectLane(stream, 0, 0, v1::INVALID, "a request is none of open, resume, step, touch and close");
+  }
+  const auto lane = stream->lanes_.find(number);
+  if (lane != stream->lanes_.end() && (request.has_open() || request.has_resume())) {
+    return RejectLane(stream, number, 0, v1::LANE_IN_USE, absl::StrCat("lane ", number, " has a session; wait for its end"));
+  }
+  if (lane != stream->lanes_.end() && lane->second.session == nullptr) {
+    const uint64_t bytes = request.ByteSizeLong();
+    if (lane->second.waiting.size() >= kWaitingRequests || !budget_->TakeBytes(bytes)) {
+      if (request.has_step()) {
+        RejectLane(stream, number, request.step().seq(), v1::RETRY, "the session is not ready yet; nothing was applied, send it again", kResumeAfterMs);
+      }
+      return;
     }
+    stream->backlog_bytes_ += bytes;
+    lane->second.waiting.push_back(request);
+    if (lane->second.parked && lane->second.waiting.size() == 1) {
+      ++stream->pending_;
+      Unpark(*lane->second.parked, [](const auto*) {});
+    }
+    return;
+  }
+  switch (request.kind_case()) {
+    case v1::Request::kStep: return OnStep(stream, request.step());
+    case v1::Request::kOpen: return OnOpen(stream, request.open());
+    case v1::Request::kResume: return OnResume(stream, request.resume());
+    case v1::Request::kTouch: return OnTouch(stream, request.touch());
+    default: return OnClose(stream, number);
   }
 }
 
-void Shard::OnOpen(Stream* stream, const v1::Open& open) {
-  const auto refuse = [&](v1::Reason reason, const std::string& text, uint32_t retry_after_ms = 0) {
-    FillReject(reason, text, retry_after_ms, [&] {
-      v1::Reject* reject = stream->sink_->Next(kSmallResponse)->mutable_reject();
-      reject->set_lane(open.lane());
-      return reject;
-    }());
-  };
-  if (stream->lanes_.contains(open.lane())) {
-    return refuse(v1::LANE_IN_USE, absl::StrCat("lane ", open.lane(), " has a session; wait for its Closed"));
-  }
-  if (draining_) return refuse(v1::DRAINING, "the server is going away; open on another, or again later", kFullRetryMs);
-  if (open.client_nonce().size() != 16 && !(open.simple() && open.client_nonce().empty())) {
-    return refuse(v1::INVALID, absl::StrCat("client_nonce has ", open.client_nonce().size(), " bytes, expected 16"));
-  }
-  if (open.durability() > v1::VOLATILE) {
-    return refuse(v1::UNSUPPORTED, "this server offers durability VOLATILE alone");
-  }
-  if (open.window() > options_.max_window) {
-    return refuse(v1::INVALID, absl::StrCat("window is ", open.window(), ", expected at most ", options_.max_window));
-  }
-  if (open.ttl_seconds() > options_.max_ttl_s) {
-    return refuse(v1::INVALID, absl::StrCat("ttl_seconds is ", open.ttl_seconds(), ", expected at most ", options_.max_ttl_s));
-  }
-  auto model = models_->Find(open.model(), open.version());
-  if (!model.ok()) return refuse(v1::NOT_FOUND, std::string(model.status().message()));
-  const core::StepProgram& program = *(*model)->program;
-  auto selected = SelectOutputs(program, open.options());
-  if (!selected.ok()) return refuse(v1::INVALID, std::string(selected.status().message()));
-  const size_t answer_step_bytes = AnswerStepBytes(program, *selected);
-  if (answer_step_bytes > options_.max_turn_answer_bytes) {
-    return refuse(v1::INVALID, absl::StrCat("one step's outputs have ", answer_step_bytes, " bytes, at most ",
-                                            options_.max_turn_answer_bytes, " can be answered; select fewer"));
-  }
-  core::AlignedBuffer<float> initial;
-  if (open.initial_state_size() > 0) {
-    initial = core::AlignedBuffer<float>(program.state_floats());
-    std::copy(program.initial_state().begin(), program.initial_state().end(), initial.data());
-    const absl::Status decoded = DecodeState(program, open.initial_state(), initial.span());
-    if (!decoded.ok()) return refuse(v1::INVALID, std::string(decoded.message()));
-  }
-  const SessionMachine::Options machine{.window = open.window() > 0 ? open.window() : options_.default_window,
-                                        .simple = open.simple()};
-  auto created = table_.Create(*model, machine);
-  if (!created.ok()) return refuse(v1::SESSIONS, std::string(created.status().message()), kFullRetryMs);
-
-  Session* session = *created;
-  const uint64_t initial_bytes = initial.size() * sizeof(float);
-  if (initial_bytes > 0) {
-    if (!budget_->TakeBytes(initial_bytes)) {
-      table_.Release(session, "never opened");
-      return refuse(v1::BYTES, "no memory for an initial_state now", kFullRetryMs);
-    }
-    session->charged_bytes += initial_bytes;
-    std::copy(initial.span().begin(), initial.span().end(), session->state.data());
-    session->initial = std::move(initial);
-  }
-  std::array<uint8_t, 32> token;
-  FillRandom(token.data(), token.size());
-  SHA256(token.data(), token.size(), session->token_hash.data());
-  session->selected = *std::move(selected);
-  session->answer_step_bytes = answer_step_bytes;
-  session->last_step_only = open.options().last_step_only();
-  session->timings = open.options().timings();
-  session->stream = stream;
-  session->lane = open.lane();
-  session->own_ttl = open.ttl_seconds() > 0;
-  session->ttl_us = (session->own_ttl ? open.ttl_seconds() : options_.ttl_s) * kMicros;
-  session->last_used_us = clock_();
-  table_.SetAlarm(session, session->last_used_us + session->ttl_us);
-  stream->lanes_.emplace(open.lane(), session);
-
-  v1::Opened* opened = stream->sink_->Next(kSmallResponse)->mutable_opened();
-  opened->set_lane(open.lane());
-  opened->set_session_id(AsString(session->id));
-  opened->set_resume_token(AsString(token));
-  opened->set_epoch(1);
-  opened->set_model_hash(program.model().hash);
-  opened->set_numerics_id(program.numerics_id());
-  opened->set_window(machine.window);
-  opened->set_max_turn_answer_bytes(options_.max_turn_answer_bytes);
-  opened->set_durability(v1::VOLATILE);
-  opened->set_ttl_seconds(static_cast<uint32_t>(session->ttl_us / kMicros));
-  opened->set_model(session->model->name);
-  opened->set_version(session->model->version);
+void Shard::OnTouch(Stream* stream, const v1::Touch& touch) {
+  Session* session = OnLane(stream, touch.lane());
+  if (session == nullptr) return RejectLane(stream, touch.lane(), 0, v1::NO_SESSION, "nothing is open on this lane");
+  session->machine.Acknowledge(touch.ack());
+  session->last_used_us = services_.clock();
+  session->warned = false;
+  Trim(session);
 }
 
 void Shard::OnClose(Stream* stream, uint32_t lane) {
@@ -181,73 +161,125 @@ void Shard::OnClose(Stream* stream, uint32_t lane) {
 
 Session* Shard::OnLane(Stream* stream, uint32_t lane) const {
   const auto it = stream->lanes_.find(lane);
-  return it == stream->lanes_.end() || it->second->closing ? nullptr : it->second;
+  return it == stream->lanes_.end() || it->second.session == nullptr || it->second.session->closing ? nullptr : it->second.session;
 }
 
-void Shard::RejectLane(Stream* stream, uint32_t lane, uint64_t seq, v1::Reason reason, const std::string& message) {
-  v1::Reject* reject = stream->sink_->Next(kSmallResponse)->mutable_reject();
+void Shard::RejectLane(Stream* stream, uint32_t lane, uint64_t seq, v1::Reason reason, const std::string& message, uint32_t retry_after_ms) {
+  v1::Reject* reject = stream->sink_->Next(kSmallResponse + message.size())->mutable_reject();
   reject->set_lane(lane);
   reject->set_seq(seq);
-  FillReject(reason, message, 0, reject);
+  FillReject(reason, message, retry_after_ms, reject);
+  CountReject(*reject);
+}
+
+void Shard::Hold(Session* session, Stream* stream) {
+  attached_ += stream != nullptr ? 1 : 0;
+  attached_ -= session->stream != nullptr ? 1 : 0;
+  session->stream = stream;
+}
+
+void Shard::PublishGauges() {
+  counters_.sessions.Set(table_.size());
+  counters_.attached.Set(attached_);
+  counters_.parked.Set(parked_.size());
+  counters_.streams.Set(streams_.size());
+}
+
+void Shard::Tell(Session* session, v1::Reason reason, const std::string& message) {
+  if (session->stream != nullptr) Tell(session->stream, session->lane, reason, message);
+}
+
+void Shard::Tell(Stream* stream, uint32_t lane, v1::Reason reason, const std::string& message) {
+  v1::Ended* ended = stream->sink_->Next(kSmallResponse + message.size())->mutable_ended();
+  ended->set_lane(lane);
+  ended->set_reason(reason);
+  ended->set_message(message);
 }
 
 void Shard::LeaveLane(Session* session) {
   if (session->stream == nullptr) return;
   for (size_t i = 0; i < session->records.size(); ++i) SettleBacklog(session, *session->records[i]);
   session->stream->lanes_.erase(session->lane);
-  session->stream = nullptr;
+  Hold(session, nullptr);
 }
 
-void Shard::EndSession(Session* session, const char* why) {
-  if (session->machine.computing()) {  // the engine reads its state: OnFinished comes back here
-    session->doomed = true;
-    return;
-  }
+void Shard::StopComputing(Session* session) {
+  // A commit that waits for the disk has left the engine; one that waits for nothing is in it.
+  if (!session->machine.computing() || session->syncing) return;
+  TurnRecord* record = session->records[session->machine.applied() - session->first_record].get();
+  engine_.Remove(record);
+  GiveScratch(record);
+}
+
+std::vector<Session::AfterSync> Shard::Part(Session* session) {
+  StopComputing(session);
   LeaveLane(session);
-  table_.Release(session, why);
+  std::vector<Session::AfterSync> waiting = std::exchange(session->waiting, {});
+  if (session->after_sync) waiting.push_back(std::exchange(session->after_sync, nullptr));
+  return waiting;
+}
+
+void Shard::EndSession(Session* session, v1::Reason reason, const std::string& why) {
+  const SessionDirectory::Absent absent{reason, why};
+  const std::vector<Session::AfterSync> waiting = Part(session);
+  (reason == v1::EXPIRED ? counters_.expired : counters_.closed).Add();
+  table_.Release(session, absent);
+  for (const Session::AfterSync& tell : waiting) tell(&absent);
+}
+
+void Shard::SetAside(Session* session, v1::Reason reason, const std::string& why) {
+  const SessionDirectory::Absent absent{reason, why};
+  Tell(session, reason, why);
+  const std::vector<Session::AfterSync> waiting = Part(session);
+  counters_.set_aside.Add();
+  table_.SetAside(session, absent);
+  for (const Session::AfterSync& tell : waiting) tell(&absent);
 }
 
 void Shard::RunTimers() {
-  const uint64_t now = clock_();
+  const uint64_t now = services_.clock();
+  size_t parked = 0;
   while (Session* session = table_.PopDue(now)) {
-    const bool busy = session->machine.waiting() > 0;
-    const uint64_t end = (busy ? now : session->last_used_us) + session->ttl_us;
-    if (end > now) {
-      const bool warn = session->stream != nullptr && !busy && session->ttl_us >= 2 * kWarnBeforeUs;
-      if (warn && end - now <= kWarnBeforeUs && !session->warned) {
-        v1::Expiring* expiring = session->stream->sink_->Next(kSmallResponse)->mutable_expiring();
-        expiring->set_lane(session->lane);
-        expiring->set_in_ms(static_cast<uint32_t>((end - now) / 1000));
-        session->warned = true;
-      }
-      table_.SetAlarm(session, warn && !session->warned ? end - kWarnBeforeUs : end);
+    const bool busy = session->machine.waiting() > 0 || session->syncing;
+    const Expiry expiry = ExpiryOf(now, busy ? now : session->last_used_us, session->ttl_us, session->stream != nullptr && !busy, session->warned);
+    if (expiry.expired) {
+      const std::string why = absl::StrCat("the session expired: no step for ", session->ttl_us / kMicros, " s");
+      Tell(session, v1::EXPIRED, why);
+      EndSession(session, v1::EXPIRED, why);
       continue;
     }
-    if (session->stream != nullptr) {
-      v1::Ended* ended = session->stream->sink_->Next(kSmallResponse)->mutable_ended();
-      ended->set_lane(session->lane);
-      ended->set_reason(v1::EXPIRED);
-      ended->set_message(absl::StrCat("no step for ", session->ttl_us / kMicros, " s"));
+    if (expiry.warn) {
+      v1::Expiring* expiring = session->stream->sink_->Next(kSmallResponse)->mutable_expiring();
+      expiring->set_lane(session->lane);
+      expiring->set_in_ms(static_cast<uint32_t>(expiry.left_us / 1000));
+      session->warned = true;
     }
-    EndSession(session, "it expired");
+    uint64_t look_again_us = std::min(expiry.look_again_us, IdleAt(*session, now));
+    if (session->last_used_us + options_.park_after_us <= now && MayPark(*session)) {
+      if (++parked <= kParkedAtOnce) Park(session);
+      else look_again_us = now + kParkPauseUs;
+    }
+    table_.SetAlarm(session, look_again_us);
   }
+  SweepParked(now);
 }
 
 void Shard::Drain(uint32_t deadline_ms) {
   draining_ = true;
-  for (Stream* stream : streams_) {
+  for (const auto& [key, stream] : streams_) {
     v1::Draining* draining = stream->sink_->Next(kSmallResponse)->mutable_draining();
+    draining->set_resume_after_ms(kResumeAfterMs);
     draining->set_deadline_ms(deadline_ms);
   }
 }
 
 v1::SessionInfo Shard::InfoOf(const Session& session) const {
   v1::SessionInfo info;
-  info.set_session_id(AsString(session.id));
+  info.set_session_id(std::string(session.id.begin(), session.id.end()));
   info.set_model(session.model->name);
   info.set_version(session.model->version);
-  info.set_durability(v1::VOLATILE);
-  info.set_epoch(1);
+  info.set_durability(session.durability);
+  info.set_epoch(session.machine.epoch());
   info.set_applied_seq(session.machine.applied());
   info.set_acked_seq(session.machine.acked());
   info.set_queued_turns(session.machine.waiting());
@@ -255,41 +287,46 @@ v1::SessionInfo Shard::InfoOf(const Session& session) const {
   for (size_t i = 0; i < session.records.size(); ++i) bytes += session.records[i]->charged_bytes;
   info.set_bytes(bytes);
   info.set_attached(session.stream != nullptr);
-  const uint64_t now = clock_();
+  const uint64_t now = services_.clock();
   info.set_idle_ms(static_cast<uint32_t>((now - std::min(now, session.last_used_us)) / 1000));
   info.set_ttl_seconds(static_cast<uint32_t>(session.ttl_us / kMicros));
   info.set_steps(session.steps);
+  info.set_window(session.machine.options().window);
   return info;
 }
 
-void Shard::List(const std::string& model, std::vector<v1::SessionInfo>* out) const {
+uint64_t Shard::List(const std::string& model, size_t most, std::vector<v1::SessionInfo>* out) const {
+  uint64_t total = 0;
+  const auto take = [&](const auto& make_info) {
+    if (++total <= most) out->push_back(make_info());
+  };
   for (const auto& [id, session] : table_.all()) {
-    if (model.empty() || session->model->name == model) out->push_back(InfoOf(*session));
+    if (model.empty() || session->model->name == model) take([&, s = session.get()] { return InfoOf(*s); });
   }
+  // There may be a million of them.
+  parked_.ForEach([&](const SessionId& id, const Parked& parked) {
+    if (model.empty() || (parked.model != 0 && models_[parked.model].model->name == model)) take([&] { return InfoOf(id, parked); });
+  });
+  return total;
 }
 
 absl::StatusOr<v1::SessionInfo> Shard::Get(const SessionId& id) const {
+  if (const Parked* parked = parked_.Find(id)) return InfoOf(id, *parked);
   const auto it = table_.all().find(id);
-  if (it != table_.all().end()) return InfoOf(*it->second);
-  const char* why = table_.GoneBecause(id);
-  return absl::NotFoundError(why != nullptr ? absl::StrCat("the session is gone: ", why) : "no such session");
+  if (it == table_.all().end()) return absl::NotFoundError(services_.directory->WhyAbsent(id).why);
+  return InfoOf(*it->second);
 }
 
-absl::StatusOr<uint64_t> Shard::CloseByOperator(const SessionId& id) {
-  Session* session = table_.Find(id);
-  if (session == nullptr || session->doomed) return Get(id).status();
-  const uint64_t applied = session->machine.applied();
-  if (session->stream != nullptr) {
-    v1::Ended* ended = session->stream->sink_->Next(kSmallResponse)->mutable_ended();
-    ended->set_lane(session->lane);
-    ended->set_reason(v1::CANCELLED_BY_OPERATOR);
-    ended->set_message("an operator closed the session");
+void Shard::CloseByOperator(const SessionId& id, uint64_t* applied, const Done& done) {
+  if (parked_.Find(id) != nullptr) {  // it comes back for that: its position is told
+    return Unpark(id, [=, this](const auto* gone) { gone != nullptr ? done(absl::UnavailableError(gone->why)) : CloseByOperator(id, applied, done); });
   }
-  session->machine.Detach();
-  Trim(session);
-  LeaveLane(session);
-  EndSession(session, "an operator closed it");
-  return applied;
+  Session* session = table_.Find(id);
+  if (session == nullptr) return done(Get(id).status());
+  *applied = session->machine.applied();
+  Tell(session, v1::CANCELLED_BY_OPERATOR, "an operator closed the session");
+  EndSession(session, v1::NOT_FOUND, "the session is gone: an operator closed it");
+  done(absl::OkStatus());
 }
 
 }  // namespace lstm::server

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
+#include <string>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
@@ -14,7 +17,9 @@
 #include "lstm/v1/prediction.pb.h"
 #include "lstm/v1/session.pb.h"
 #include "server/models/model_repository.h"
+#include "server/shard/parked_index.h"
 #include "server/shard/session.h"
+#include "server/shard/shard_counters.h"
 
 namespace lstm::server {
 
@@ -31,23 +36,32 @@ class Stream {
  public:
   // Bytes received and not computed yet: the front stops reading above its budget.
   size_t backlog_bytes() const { return backlog_bytes_; }
-  // No turn waits and no lane is closing: nothing more will be answered without another message.
-  bool quiet() const { return outstanding_ == 0; }
+  // No turn waits and no lane is opening or closing: nothing more will be answered without another message.
+  bool quiet() const { return outstanding_ == 0 && pending_ == 0; }
   size_t lanes() const { return lanes_.size(); }
 
  private:
   friend class Shard;
+  struct Lane {
+    Session* session = nullptr;  // null: its Open or Resume is under way, or it is parked
+    std::optional<SessionId> parked;
+    std::vector<v1::Request> waiting;  // for that; the Open itself first, where it waits for room in the store
+  };
   ResponseSink* sink_ = nullptr;
-  std::unordered_map<uint32_t, Session*> lanes_;
+  uint64_t key_ = 0;
+  std::string principal_;
+  std::unordered_map<uint32_t, Lane> lanes_;
   size_t backlog_bytes_ = 0;
   size_t outstanding_ = 0;  // turns that wait
+  size_t pending_ = 0;      // lanes whose session is on its way
 };
 
 // One core's sessions and the body of its loop: take messages in, run a batch, commit, answer. Knows the protocol's
 // messages but no gRPC, sockets or threads: the front drives it. Confined to one thread.
 //
 // A session's state has one owner, the table, and one way out, EndSession. While a turn is being computed the engine only
-// reads it; the new state is copied in at the commit, after which the answer may leave.
+// reads it; the new state is copied in at the commit, after which the answer may leave. A stored session's commit goes to
+// its slot; with HOST the answer waits for the disk, and the shard does not.
 class Shard {
  public:
   struct Options {
@@ -57,26 +71,36 @@ class Shard {
     uint32_t max_ttl_s = 86'400;
     uint32_t orphan_ttl_s = 60;  // of a volatile session whose stream is gone, unless the client set a TTL
     size_t max_turn_answer_bytes = 3u << 20;  // below the 4 MB that clients take by default
+    uint64_t park_after_us = 60'000'000;  // a stored session that is not used so long leaves its slot
     uint64_t slice_us = 50;  // computing goes on this long without a look at new messages, unless an answer is ready
   };
-  using Clock = std::function<uint64_t()>;  // monotonic microseconds
 
-  Shard(const Options& options, std::shared_ptr<const ModelRepository> models, MemoryBudget* budget, Clock clock);
+  Shard(size_t index, const Options& options, const ShardServices& services);
   ~Shard();
   Shard(const Shard&) = delete;
   Shard& operator=(const Shard&) = delete;
 
-  // A stream begins and ends. `sink` must live until Detach, which frees the Stream.
-  Stream* Attach(ResponseSink* sink);
+  // Before anything else: takes a slot of the store over. What cannot be served stays where it is, is noted in the directory,
+  // and is said in the status.
+  absl::Status Recover(std::span<std::byte> slot);
+  // Likewise one that is parked: it is not looked at before somebody wants it.
+  void Recover(const ParkedStore::Found& found);
+
+  // A stream begins and ends. `sink` must live until Detach, which frees the Stream. `principal`: who its client proved to
+  // be; empty: anonymous.
+  Stream* Attach(ResponseSink* sink, const std::string& principal);
   void OnMessage(Stream* stream, const v1::StreamRequest& message);
   void Detach(Stream* stream);
+
+  // Async-signal-safe: notes the sessions whose turns this thread is computing, which is about to die of `signal`.
+  static void NoteCrash(int signal);
 
   // Computes for a while; answers go to the sinks.
   void Work();
   bool has_work() const { return !engine_.idle(); }
 
   // Expiry. The front calls RunTimers at next_timer_us() or soon after.
-  uint64_t next_timer_us() const { return table_.next_alarm(); }
+  uint64_t next_timer_us() const { return std::min(table_.next_alarm(), parked_.size() > 0 ? next_sweep_us_ : UINT64_MAX); }
   void RunTimers();
 
   // `done` is called once, from Work or at once; `response` is its own until then.
@@ -86,35 +110,99 @@ class Shard {
   void ForgetPredict(const v1::PredictResponse* response);
 
   // For an operator. NOT_FOUND where the session is not here; with the reason where it was.
-  void List(const std::string& model, std::vector<v1::SessionInfo>* out) const;
+  // List: appends at most `most`, and gives how many there are.
+  uint64_t List(const std::string& model, size_t most, std::vector<v1::SessionInfo>* out) const;
   absl::StatusOr<v1::SessionInfo> Get(const SessionId& id) const;
-  absl::StatusOr<uint64_t> CloseByOperator(const SessionId& id);
+
+  // For the owner of a session, who proves it by `principal` and token (shard_transfer.cc). The new session of Fork and
+  // Import is in this shard. NOT_FOUND: not here, or not theirs; FAILED_PRECONDITION: it stands elsewhere than at_seq. `done`
+  // is called once, on any thread; `request` and `response` stay where they are until then.
+  using Done = std::function<void(const absl::Status&)>;
+  void CloseByOperator(const SessionId& id, uint64_t* applied, const Done& done);  // for an operator, who needs no token
+  void Fork(const v1::ForkSessionRequest& request, const std::string& principal, v1::ForkSessionResponse* response, Done done);
+  void Export(const v1::ExportSessionRequest& request, const std::string& principal, v1::ExportSessionResponse* response, Done done);
+  void Import(const v1::ImportSessionRequest& request, const std::string& principal, v1::ImportSessionResponse* response, Done done);
 
   // From now on no session is opened; every stream is told.
   void Drain(uint32_t deadline_ms);
+  bool draining() const { return draining_; }
+
+  // Lets go of what was kept for computing with a model that nothing here uses and nothing ever will again.
+  void Forget(const ServedModel& model) { engine_.Forget(model.program.get()); }
+
+  // What was counted; the front has it brought up to date once a round.
+  const ShardCounters& counters() const { return counters_; }
+  void PublishGauges();
 
   size_t sessions() const { return table_.size(); }
+  size_t parked() const { return parked_.size(); }
   size_t streams() const { return streams_.size(); }
 
  private:
-  // shard.cc: lanes and sessions
-  void OnOpen(Stream* stream, const v1::Open& open);
+  // shard.cc: streams, lanes, timers
+  void OnRequest(Stream* stream, const v1::Request& request);
+  void OnRequests(Stream* stream, const std::vector<v1::Request>& requests);
+  std::vector<v1::Request> TakeWaiting(Stream* stream, Stream::Lane& lane);  // off the lane, and counted no more
+  void OnTouch(Stream* stream, const v1::Touch& touch);
   void OnClose(Stream* stream, uint32_t lane);
-  void EndSession(Session* session, const char* why);  // the one release path
+  void EndSession(Session* session, v1::Reason reason, const std::string& why);  // the one release path
+  void SetAside(Session* session, v1::Reason reason, const std::string& why);    // damaged: what is stored is kept
+  std::vector<Session::AfterSync> Part(Session* session);  // what both begin with; who waits is to be told at the end
+  void StopComputing(Session* session);
+  void Orphan(Session* session, uint64_t now);  // no stream holds it any more
+  void SetAlarm(Session* session);              // for its warning, its end, or to park it
+  uint64_t IdleAt(const Session& session, uint64_t now) const;
   void LeaveLane(Session* session);
   Session* OnLane(Stream* stream, uint32_t lane) const;
-  void RejectLane(Stream* stream, uint32_t lane, uint64_t seq, v1::Reason reason, const std::string& message);
+  void RejectLane(Stream* stream, uint32_t lane, uint64_t seq, v1::Reason reason, const std::string& message,
+                  uint32_t retry_after_ms = 0);
+  void CountReject(const v1::Reject& reject) { counters_.rejects[static_cast<size_t>(reject.reason())].Add(); }
+  void Hold(Session* session, Stream* stream);  // null: let it go
+  void Tell(Session* session, v1::Reason reason, const std::string& message);  // Ended, where a stream holds it
+  void Tell(Stream* stream, uint32_t lane, v1::Reason reason, const std::string& message);
   v1::SessionInfo InfoOf(const Session& session) const;
+
+  // shard_open.cc: making sessions
+  struct Wanted;
+  void OnOpen(Stream* stream, const v1::Open& open);
+  absl::Status Understand(const v1::Open& open, Wanted& wanted, v1::Reason& reason) const;
+  absl::StatusOr<Session*> MakeSession(Wanted& wanted);  // UNAVAILABLE: the store has to grow first
+  void GrowThenOpen(Stream* stream, const v1::Open& open, const Wanted& wanted);
+  void OnGrown(uint64_t stream, uint32_t lane, const absl::Status& grown);
+  std::string NewToken(Session* session);
+  StoredPosition PositionOf(const Session& session) const;
+  absl::Status Adopt(Slot slot, const store::v1::SessionIdentity& identity);
+
+  // shard_claim.cc: Resume and hand-over
+  void OnResume(Stream* stream, const v1::Resume& resume);
+  void BeginClaim(Stream* stream, const Claim& claim);
+  void RouteClaim(Claim claim);
+  void OnClaim(const Claim& claim);
+  v1::Reason CheckClaim(Session* session, const Claim& claim, std::string& why);
+  void Take(Session* session, Claim claim);
+  void Deliver(Session* session, const Claim& claim);
+  void Settle(Session* session, const Claim& claim);
+  void SendOpened(Session* session, const std::string& token);
+  void SendResumed(Session* session, uint64_t have_seq);
+  void RefuseClaim(const Claim& claim, v1::Reason reason, const std::string& why);
+  void OnClaimRefused(const Claim& claim, v1::Reason reason, const std::string& why);
+  absl::Status Verify(Session* session);
+  // What is written to the slot survives a loss of power before `then` is called; the session rests meanwhile.
+  void Sync(Session* session, Session::AfterSync then);
+  void OnSynced(const SessionId& id, const absl::Status& status);
 
   // shard_turns.cc: turns
   void OnStep(Stream* stream, const v1::Step& step);
   void OnDuplicate(Session* session, uint64_t seq, const TurnRecord& asked, bool valid);
   void Advance(Session* session);  // begins the next turn, ends what is closing
+  bool Begun(Session* session);  // true: that turn is over already
   void Start(TurnRecord* record);
   static void BindBuffers(TurnRecord* record, const std::vector<uint32_t>& selected);
   void OnFinished(TurnRecord* record);
-  void Commit(Session* session, TurnRecord* record);
-  void SendResult(Session* session, const TurnRecord& record, uint64_t seq, bool replayed);
+  void Commit(Session* session, TurnRecord* record, std::span<const float> state);
+  void Committed(Session* session);
+  v1::Result* NextResult(Session* session, uint64_t seq, uint64_t state_digest, uint32_t steps, std::span<const std::byte> answer);
+  void Replay(Session* session, uint64_t seq);
   void SendRefused(Session* session);  // what refused_ holds
   void Trim(Session* session);
   TurnRecordPtr TakeRecord();
@@ -124,21 +212,66 @@ class Shard {
   void GiveScratch(TurnRecord* record);
   void FinishPredict(TurnRecord* record);
 
+  // shard_transfer.cc
+  bool Waits(const std::string& id, std::function<void()> again, const Done& done);  // true: it will be done when the disk is
+  absl::Status Seal(const v1::ExportSessionRequest& request, const std::string& principal, v1::ExportSessionResponse* response);
+  absl::StatusOr<Session*> Owned(const std::string& id, const std::string& token, const std::string& principal, uint64_t at_seq);
+  store::v1::SessionIdentity IdentityOf(const Session& session) const;
+  absl::Status ReadImport(const v1::ImportSessionRequest& request, Wanted& wanted) const;
+  template <typename Response>
+  void MakeDetached(const std::shared_ptr<Wanted>& wanted, Response* response, Done done);
+  template <typename Response>
+  void Renew(const SessionId& id, const std::string& principal, Response* response, const Done& done);
+  template <typename Response>
+  void AnswerMade(Session* session, const std::string& token, Response* response, const Done& done);
+
+  // shard_park.cc
+  bool MayPark(const Session& session) const;
+  void Park(Session* session);
+  void OnAppended(const SessionId& id, uint64_t serial, uint64_t acked, const absl::StatusOr<ParkedStore::Key>& key);
+  void Leave(Session* session, ParkedStore::Key key);
+  void MakeRoom();  // parks the least recently used sessions
+  bool OnlyCloses(const Parked& parked) const;
+  void CloseParked(const SessionId& id, uint64_t applied_seq);
+  Stream* HolderOf(const Parked& parked, std::vector<v1::Request>& waiting);
+  std::vector<Session::AfterSync> TakeWaiters(const SessionId& id);
+  void Unpark(const SessionId& id, Session::AfterSync then);
+  void OnRead(const SessionId& id, const std::shared_ptr<store::v1::ParkedSession>& read, const absl::Status& status);
+  absl::Status TakeBack(const SessionId& id, const store::v1::ParkedSession& parked);
+  void BackAgain(Session* session, const Parked& was);
+  void NotBack(const SessionId& id, const absl::Status& why);
+  void EndParked(const SessionId& id, v1::Reason reason, const std::string& why, bool keep, bool tell = true);
+  void SweepParked(uint64_t now);
+  v1::SessionInfo InfoOf(const SessionId& id, const Parked& parked) const;
+  uint16_t HoldModel(const ServedModelPtr& model);  // for one more parked session
+  void RemoveParked(const SessionId& id);           // from the index, and its hold on its model
+
+  const size_t index_;
   const Options options_;
-  const std::shared_ptr<const ModelRepository> models_;
+  const ShardServices services_;
   MemoryBudget* const budget_;
-  const Clock clock_;
+  SessionStore* const store_;
   SessionTable table_;
   core::BatchEngine engine_;
-  std::unordered_set<Stream*> streams_;
+  std::unordered_map<uint64_t, Stream*> streams_;  // by key
+  uint64_t next_stream_ = 1;
   std::vector<core::Turn*> finished_;
   std::vector<Refused> refused_;
   std::vector<TurnRecordPtr> spare_records_;
   // State rows to compute into, by length in floats; wiped when given back.
   std::unordered_map<size_t, std::vector<core::AlignedBuffer<float>>> spare_rows_;
   std::unordered_map<const v1::PredictResponse*, std::unique_ptr<PredictCall>> predicts_;
-  std::vector<std::unique_ptr<PredictCall>> abandoned_;  // cancelled while being computed
+  ParkedIndex parked_;
+  struct HeldModel {
+    ServedModelPtr model;  // null: a free place
+    size_t sessions = 0;
+  };
+  std::vector<HeldModel> models_{1};  // of parked sessions; the first is none
+  std::unordered_map<SessionId, std::vector<Session::AfterSync>, SessionIdHash> unparking_;  // being read; who waits
+  uint64_t next_sweep_us_ = 0, next_room_us_ = 0;
   bool draining_ = false;
+  size_t attached_ = 0;  // sessions that streams hold
+  ShardCounters counters_;
 };
 
 }  // namespace lstm::server

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
-#include <xxhash.h>
-
 #include <algorithm>
 #include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "core/base/fail_point.h"
+#include "server/session/digest.h"
+#include "server/session/mutant.h"
 #include "server/shard/predict.h"
 #include "server/shard/reject.h"
 #include "server/shard/shard.h"
@@ -22,12 +23,6 @@ constexpr size_t kSpareRecords = 4096;
 constexpr size_t kSpareRows = 256;
 constexpr size_t kKeptBufferBytes = 64u << 10;  // a recycled record does not hold on to more
 
-InputDigest DigestOf(const TurnRecord& record) {
-  const uint64_t seed = uint64_t{record.steps} | uint64_t{record.reset_before} << 32 | uint64_t{record.discard} << 33;
-  const XXH128_hash_t hash = XXH3_128bits_withSeed(record.input.data(), record.input.size(), seed);
-  return {hash.low64, hash.high64};
-}
-
 }  // namespace
 
 void Shard::OnStep(Stream* stream, const v1::Step& step) {
@@ -35,7 +30,7 @@ void Shard::OnStep(Stream* stream, const v1::Step& step) {
   if (session == nullptr) {
     return RejectLane(stream, step.lane(), step.seq(), v1::NO_SESSION, "nothing is open on this lane");
   }
-  const uint64_t now = clock_();
+  const uint64_t now = services_.clock();
   session->last_used_us = now;
   session->warned = false;
   const SessionMachine::Classified place = session->machine.Classify(step.seq(), step.ack());
@@ -44,7 +39,8 @@ void Shard::OnStep(Stream* stream, const v1::Step& step) {
     v1::Reject* reject = stream->sink_->Next(kSmallResponse)->mutable_reject();
     reject->set_lane(step.lane());
     reject->set_seq(place.seq);
-    return FillReject(place.why, place.expected_seq, reject);
+    FillReject(place.why, place.expected_seq, reject);
+    return CountReject(*reject);
   }
 
   TurnRecordPtr record = TakeRecord();
@@ -74,11 +70,11 @@ void Shard::OnStep(Stream* stream, const v1::Step& step) {
   if (!valid.ok()) {
     reason = v1::INVALID;
     message = std::string(valid.message());
-  } else if (answer_bytes > options_.max_turn_answer_bytes) {
+  } else if (answer_bytes > session->max_turn_answer_bytes) {
     reason = v1::INVALID;
-    message = absl::StrCat("the answer to ", record->steps, " steps has ", answer_bytes, " bytes, at most ",
-                           options_.max_turn_answer_bytes, " can be sent: steps may be at most ",
-                           options_.max_turn_answer_bytes / session->answer_step_bytes);
+    message = absl::StrCat("the answer to ", record->steps, " steps has ", answer_bytes, " bytes, at most ", session->max_turn_answer_bytes,
+                           " can be answered: steps may be at most ", session->max_turn_answer_bytes / session->answer_step_bytes);
+    if (session->max_turn_answer_bytes < options_.max_turn_answer_bytes) absl::StrAppend(&message, "; answer_bytes in Open makes more room");
   } else if (!budget_->TakeBytes(record->charged_bytes)) {
     reason = v1::BYTES;
     message = "no memory for this turn now; nothing was applied, send it again";
@@ -90,10 +86,12 @@ void Shard::OnStep(Stream* stream, const v1::Step& step) {
     v1::Reject* reject = stream->sink_->Next(kSmallResponse + message.size())->mutable_reject();
     reject->set_lane(step.lane());
     reject->set_seq(place.seq);
-    return FillReject(reason, message, retry_after_ms, reject);
+    FillReject(reason, message, retry_after_ms, reject);
+    return CountReject(*reject);
   }
 
-  session->machine.Admit(place.seq, DigestOf(*record), step.deadline_us() == 0 ? 0 : now + step.deadline_us());
+  record->digest = DigestOfInput(record->steps, record->reset_before, record->discard, record->input);
+  session->machine.Admit(place.seq, record->digest, step.deadline_us() == 0 ? 0 : now + step.deadline_us());
   record->waiting = true;
   stream->backlog_bytes_ += record->charged_bytes;
   ++stream->outstanding_;
@@ -103,32 +101,27 @@ void Shard::OnStep(Stream* stream, const v1::Step& step) {
 
 void Shard::OnDuplicate(Session* session, uint64_t seq, const TurnRecord& asked, bool valid) {
   // What does not decode is not what was sent before under this seq.
-  const auto match = valid ? session->machine.MatchDuplicate(seq, DigestOf(asked)) : SessionMachine::Match::kReused;
+  const auto match = valid ? session->machine.MatchDuplicate(seq, DigestOfInput(asked.steps, asked.reset_before, asked.discard, asked.input))
+                           : SessionMachine::Match::kReused;
   if (match == SessionMachine::Match::kReplay) {
-    SendResult(session, *session->records[seq - session->first_record - 1], seq, true);
+    Replay(session, seq);
   } else if (match == SessionMachine::Match::kReused) {
     v1::Reject* reject = session->stream->sink_->Next(kSmallResponse)->mutable_reject();
     reject->set_lane(session->lane);
     reject->set_seq(seq);
     FillReject(Refusal::kSeqReused, 0, reject);
+    CountReject(*reject);
   }
 }
 
 void Shard::Advance(Session* session) {
-  while (!session->machine.computing() && !session->doomed) {
+  while (!session->machine.computing() && !session->syncing) {
     refused_.clear();
-    const std::optional<uint64_t> seq = session->machine.Begin(clock_(), refused_);
+    const std::optional<uint64_t> seq = session->machine.Begin(services_.clock(), refused_);
     SendRefused(session);
     if (!seq) break;
-    TurnRecord* record = session->records[*seq - session->first_record - 1].get();
-    record->began_us = clock_();
-    if (record->steps > 0) {
-      Start(record);
-      return;
-    }
-    const std::span<const float> initial = session->initial_state();
-    if (!record->discard) std::copy(initial.begin(), initial.end(), session->state.data());
-    Commit(session, record);
+    session->records[*seq - session->first_record - 1]->began_us = services_.clock();
+    if (!Begun(session)) return;
   }
   if (session->closing && session->machine.waiting() == 0) {
     if (session->stream != nullptr) {
@@ -136,16 +129,48 @@ void Shard::Advance(Session* session) {
       closed->set_lane(session->lane);
       closed->set_applied_seq(session->machine.applied());
     }
-    EndSession(session, "its client closed it");
+    EndSession(session, v1::NOT_FOUND, "the session is gone: its client closed it");
   }
+}
+
+// What the machine has begun goes to the engine, with a place for its answer.
+bool Shard::Begun(Session* session) {
+  TurnRecord* record = session->records[session->machine.applied() - session->first_record].get();
+  const size_t answer_bytes = record->answer_steps * session->answer_step_bytes;
+  if (session->stored()) {
+    std::optional<uint32_t> place = session->slot->Place(answer_bytes);
+    if (!place && session->machine.acked() > session->slot->position().acked) {  // the acknowledgements make room once they are written
+      session->slot->Commit(PositionOf(*session));
+      if (session->durability == v1::HOST) {
+        Sync(session, [this, session](const auto* gone) { static_cast<void>(gone != nullptr || Begun(session)); });
+        return false;
+      }
+      place = session->slot->Place(answer_bytes);
+    }
+    if (!place) {
+      refused_.clear();
+      session->machine.Abort(Refusal::kWindow, refused_);
+      SendRefused(session);
+      return true;
+    }
+    record->place = *place;
+  }
+  record->answer.resize(answer_bytes);
+  if (record->steps > 0) {
+    Start(record);
+    return false;
+  }
+  record->finished_us = record->began_us;
+  Commit(session, record, record->discard ? session->state() : session->initial_state());
+  return !session->syncing;
 }
 
 void Shard::Start(TurnRecord* record) {
   const Session& session = *record->session;
   record->program = &session.program();
+  record->alone = session.suspect;
   record->last_step_only = session.last_step_only;
-  record->state = record->reset_before ? session.initial_state().data() : session.state.data();
-  record->answer.resize(record->answer_steps * session.answer_step_bytes);
+  record->state = record->reset_before && !Mutant(31) ? session.initial_state().data() : session.state().data();
   BindBuffers(record, session.selected);
   TakeScratch(record);
   engine_.Add(record);
@@ -167,69 +192,130 @@ void Shard::BindBuffers(TurnRecord* record, const std::vector<uint32_t>& selecte
   }
 }
 
+namespace {
+thread_local const Shard* working = nullptr;
+}
+
+void Shard::NoteCrash(int signal) {
+  if (working == nullptr || working->services_.suspects == nullptr) return;
+  for (const core::Turn* turn : working->engine_.running()) {
+    const Session* session = static_cast<const TurnRecord*>(turn)->session;
+    if (session != nullptr && session->stored()) working->services_.suspects->Note(session->id, session->machine.applied() + 1, signal);
+  }
+}
+
 void Shard::Work() {
-  const uint64_t until = clock_() + options_.slice_us;
+  working = this;
+  uint64_t now = services_.clock();
+  const uint64_t until = now + options_.slice_us;
   finished_.clear();
   do {
-    engine_.RunBatch(finished_);
-  } while (finished_.empty() && !engine_.idle() && clock_() < until);
+    const size_t rows = engine_.RunBatch(finished_);
+    const uint64_t after = services_.clock();
+    counters_.rows.Add(rows);
+    counters_.batch_us.Add(after - std::exchange(now, after));
+  } while (finished_.empty() && !engine_.idle() && now < until);
   for (core::Turn* turn : finished_) OnFinished(static_cast<TurnRecord*>(turn));
 }
 
 void Shard::OnFinished(TurnRecord* record) {
   if (record->predict != nullptr) return FinishPredict(record);
   Session* session = record->session;
-  record->finished_us = clock_();
-  if (session->doomed) {
-    GiveScratch(record);
-    session->machine.Commit();
-    return EndSession(session, "it was ended");
-  }
+  record->finished_us = services_.clock();
+  core::FailPoint("turn.computed");
   if (record->status.ok()) {
-    if (!record->discard) {
-      std::memcpy(session->state.data(), record->new_state, session->state.size() * sizeof(float));
-    }
-    GiveScratch(record);
-    Commit(session, record);
-  } else {
-    GiveScratch(record);
-    refused_.clear();
-    session->machine.Abort(absl::IsInvalidArgument(record->status) ? Refusal::kNonFinite : Refusal::kRetry, refused_);
-    SendRefused(session);
+    const bool keep = !record->discard || Mutant(32);
+    Commit(session, record, keep ? std::span<const float>(record->new_state, session->state().size()) : session->state());
+    if (!session->syncing) Advance(session);
+    return;
   }
+  if (!absl::IsInvalidArgument(record->status)) counters_.kernel_failures.Add();
+  GiveScratch(record);
+  refused_.clear();
+  session->machine.Abort(absl::IsInvalidArgument(record->status) ? Refusal::kNonFinite : Refusal::kRetry, refused_);
+  SendRefused(session);
   Advance(session);
 }
 
-void Shard::Commit(Session* session, TurnRecord* record) {
+// The turn being computed has led to `state`: written where it belongs, then answered.
+void Shard::Commit(Session* session, TurnRecord* record, std::span<const float> state) {
   session->steps += record->steps;
-  session->last_used_us = clock_();
-  record->state_digest = XXH3_64bits(session->state.data(), session->state.size() * sizeof(float));
+  counters_.turns.Add();
+  counters_.steps.Add(record->steps);
+  counters_.queue_us.Add(record->began_us - record->received_us);
+  counters_.compute_us.Add(record->finished_us - record->began_us);
+  session->last_used_us = services_.clock();
+  session->state_digest = record->state_digest = StateDigest(state);
+  if (!session->stored()) {
+    if (state.data() != session->memory.data()) std::memcpy(session->memory.data(), state.data(), state.size_bytes());
+    GiveScratch(record);
+    return Committed(session);
+  }
+  StoredPosition position = PositionOf(*session);
+  ++position.applied;
+  const uint64_t begin = services_.clock();
+  session->slot->Commit(position, state, record->digest, record->answer_steps, record->place, record->answer);
+  counters_.commit_us.Add(services_.clock() - begin);
+  GiveScratch(record);
+  if (session->durability == v1::HOST && !Mutant(26)) {
+    return Sync(session, [this, session](const auto* gone) {
+      if (gone == nullptr) Committed(session);
+    });
+  }
+  Committed(session);
+}
+
+void Shard::Committed(Session* session) {
+  TurnRecord* record = session->records[session->machine.applied() - session->first_record].get();
+  if (std::exchange(session->suspect, false)) services_.suspects->Clear(session->id);
   SettleBacklog(session, *record);
   const uint32_t copies = session->machine.Commit();
   const uint64_t seq = session->machine.applied();
-  if (session->stream != nullptr) {
-    for (uint32_t copy = 0; copy < copies; ++copy) SendResult(session, *record, seq, copy > 0);
+  for (uint32_t copy = 0; session->stream != nullptr && copy < copies; ++copy) {
+    v1::Result* result = NextResult(session, seq, record->state_digest, record->answer_steps, record->answer);
+    result->set_replayed(copy > 0);
+    if (session->timings) {
+      v1::Timings* timings = result->mutable_timings();
+      timings->set_queue_us(static_cast<uint32_t>(record->began_us - record->received_us));
+      timings->set_compute_us(static_cast<uint32_t>(record->finished_us - record->began_us));
+      timings->set_batch_rows(record->batch_rows);
+    }
   }
+  core::FailPoint("turn.answered");
   if (session->machine.options().simple) session->machine.Acknowledge(seq);
   Trim(session);
 }
 
-void Shard::SendResult(Session* session, const TurnRecord& record, uint64_t seq, bool replayed) {
-  v1::Result* result = session->stream->sink_->Next(kSmallResponse + record.answer.size())->mutable_result();
+v1::Result* Shard::NextResult(Session* session, uint64_t seq, uint64_t state_digest, uint32_t steps, std::span<const std::byte> answer) {
+  v1::Result* result = session->stream->sink_->Next(kSmallResponse + answer.size())->mutable_result();
   result->set_lane(session->lane);
   result->set_seq(seq);
-  result->set_epoch(1);
-  result->set_state_digest(&record.state_digest, sizeof(record.state_digest));
-  result->set_replayed(replayed);
-  if (record.answer_steps > 0) {
-    EncodeOutputs(session->program(), session->selected, record.answer_steps, record.answer, result->mutable_outputs());
+  result->set_epoch(session->machine.epoch());
+  result->set_state_digest(&state_digest, sizeof(state_digest));
+  result->set_durable_seq(session->stored() ? seq : 0);
+  if (steps > 0) EncodeOutputs(session->program(), session->selected, steps, answer, result->mutable_outputs());
+  return result;
+}
+
+// The answer that was given to `seq`, which is applied and not acknowledged, once more.
+void Shard::Replay(Session* session, uint64_t seq) {
+  if (!session->stored()) {
+    const size_t i = seq - session->first_record - 1;
+    if (i >= session->records.size()) {  // a rule was broken
+      counters_.lost_answers.Add();
+      return RejectLane(session->stream, session->lane, seq, v1::LOST, "an answer that was given is not kept");
+    }
+    const TurnRecord& record = *session->records[i];
+    return NextResult(session, seq, record.state_digest, record.answer_steps, record.answer)->set_replayed(true);
   }
-  if (session->timings) {
-    v1::Timings* timings = result->mutable_timings();
-    timings->set_queue_us(static_cast<uint32_t>(record.began_us - record.received_us));
-    timings->set_compute_us(record.steps > 0 ? static_cast<uint32_t>(record.finished_us - record.began_us) : 0);
-    timings->set_batch_rows(record.batch_rows);
+  const size_t i = session->AnswerIndex(seq);
+  const absl::StatusOr<std::span<const std::byte>> answer = session->slot->ReadAnswer(i);
+  if (!answer.ok()) {
+    counters_.lost_answers.Add();
+    return RejectLane(session->stream, session->lane, seq, v1::LOST, std::string(answer.status().message()));
   }
+  const StoredAnswer& stored = session->slot->answer(i);
+  NextResult(session, seq, stored.state_digest, stored.steps, *answer)->set_replayed(true);
 }
 
 void Shard::SendRefused(Session* session) {
@@ -240,6 +326,7 @@ void Shard::SendRefused(Session* session) {
       reject->set_lane(session->lane);
       reject->set_seq(refused.seq);
       FillReject(refused.why, refused.expected_seq, reject);
+      CountReject(*reject);
       if (refused.why == Refusal::kNonFinite) {
         reject->set_message(absl::StrCat(session->records[refused.seq - session->first_record - 1]->status.message(), "; nothing was applied"));
       }
@@ -261,7 +348,9 @@ void Shard::Trim(Session* session) {
     SettleBacklog(session, *session->records.back());
     RecycleRecord(session->records.pop_back());
   }
-  while (session->first_record < machine.acked() && !session->records.empty()) {
+  // A stored session's answers are in its slot.
+  const uint64_t gone = session->stored() ? machine.applied() : machine.acked();
+  while (session->first_record < gone && !session->records.empty()) {
     RecycleRecord(session->records.pop_front());
     ++session->first_record;
   }
@@ -301,6 +390,7 @@ void Shard::TakeScratch(TurnRecord* record) {
 }
 
 void Shard::GiveScratch(TurnRecord* record) {
+  if (record->rows[0].empty()) return;
   std::vector<core::AlignedBuffer<float>>& spare = spare_rows_[record->program->state_floats()];
   for (core::AlignedBuffer<float>& row : record->rows) {
     if (spare.size() >= kSpareRows) {

@@ -35,6 +35,8 @@ until [[ -n $address ]]; do
   address=$(sed -n 's/.*listening on //p' "$work/log" | head -n 1)
 done
 run=("$client" --server "$address")
+expect 0 "$server" --listen "$address" --probe
+expect 0 env LSTM_LISTEN="0.0.0.0:${address##*:}" "$server" --probe
 golden=models/golden/french
 
 expect 0 "${run[@]}" models --json
@@ -98,6 +100,12 @@ says "value 4000 at step 0"
 head -c 100 $golden/word.npy >"$work/bad.npy"
 expect 1 "${run[@]}" stream french "$work/bad.npy"
 says "npy file"
+expect 1 "${run[@]}" stream telemetry models/golden/telemetry/reading.npy --select nosuch
+says "expected one of anomaly, forecast"
+echo "not to be lost" >"$work/notes.txt"
+expect 1 "${run[@]}" stream french "$work/a.txt" --output "$work/notes.txt"
+says "must end in .npy, .ndjson or .csv"
+grep -q "not to be lost" "$work/notes.txt" || fail "a refused output wiped the file"
 expect 2 "${run[@]}" stream
 expect 1 "${run[@]}" sessions close 1234
 
@@ -120,6 +128,7 @@ listen: "127.0.0.1:0"
 models: "models/repository"
 drain_seconds: 0
 CONFIG
+: >"$work/log"  # else the address of the server before may still be in it
 "$server" --config "$work/config" 2>"$work/log" &
 pid=$!
 address=
@@ -127,7 +136,7 @@ until [[ -n $address ]]; do
   kill -0 "$pid" || fail "the server did not start from its config file"
   address=$(sed -n 's/.*listening on //p' "$work/log" | head -n 1)
 done
-"$client" --server "$address" stream french "$work/pipe" --format text >"$work/live" 2>"$work/live.err" &
+"$client" --server "$address" --reconnect 1 stream french "$work/pipe" --format text >"$work/live" 2>"$work/live.err" &
 live=$!
 exec 3>"$work/pipe"
 echo "i grew up in france" >&3
@@ -141,4 +150,8 @@ if wait "$live"; then fail "the client did not notice that its stream was cut"; 
 grep -q . "$work/live.err" || fail "the client says nothing of it"
 expect 1 "${run[@]}" --timeout 1 models
 says "is lstm-server running there"
+expect 1 "$server" --listen "$address" --probe
+says "no health from $address"
+expect 1 "$server" --listen 127.0.0.1:0 --probe
+says "not known"
 echo "cli: all as it should be"

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: MIT
 #include "tests/client/server_process.h"
 
+#include "server/models/model_keeper.h"
+
 namespace lstm::testing {
 
 std::shared_ptr<const server::ModelRepository> ServerTest::Models() {
-  static const auto models = [] {
-    std::vector<server::ModelRepository::Failure> failures;
-    return *server::ModelRepository::Load("models/repository", 16, failures);
-  }();
+  static const auto models = *server::LoadAllModels("models/repository", 16);
   return models;
 }
 
@@ -19,16 +18,17 @@ void ServerTest::Start(const std::function<void(server::GrpcServer::Options&)>& 
   options.shards = 2;
   options.loop.pin = false;
   if (change) change(options);
-  auto started = server::GrpcServer::Start(options, Models());
+  auto started = server::GrpcServer::Start(options, Models(), nullptr);
   ASSERT_TRUE(started.ok()) << started.status();
   server_ = *std::move(started);
   client_ = Connect();
 }
 
-std::unique_ptr<client::Client> ServerTest::Connect() {
+std::unique_ptr<client::Client> ServerTest::Connect(absl::Duration reconnect) {
   client::ConnectOptions options;
   options.address = server_->addresses()[0];
   options.timeout = absl::Seconds(30);
+  options.reconnect_timeout = reconnect;
   auto client = client::Client::Connect(options);
   EXPECT_TRUE(client.ok()) << client.status();
   return *std::move(client);

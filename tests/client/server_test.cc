@@ -122,7 +122,7 @@ TEST_F(ServerTest, RubbishEndsItsOwnStreamAlone) {
     v1::StreamRequest resume;
     resume.add_requests()->mutable_resume()->set_lane(4);
     raw.call->Write(resume);
-    EXPECT_EQ(raw.Read().responses(0).reject().reason(), v1::UNSUPPORTED);
+    EXPECT_EQ(raw.Read().responses(0).reject().reason(), v1::INVALID) << "an id of no bytes";
   }
   EXPECT_TRUE(session->Step(Words({9})).ok()) << "nobody else is disturbed";
 }
@@ -209,19 +209,34 @@ TEST_F(ServerTest, DrainTellsTheClientsAndEndsWhenTheyDo) {
   drain.join();
 }
 
+// Over a connection that another stream still holds: nobody would tell it to go, and the drain would wait for it.
+TEST_F(ServerTest, AStreamThatComesWhileTheServerDrainsIsRefused) {
+  RawStream raw(server_->addresses()[0]);
+  ASSERT_TRUE(raw.call->Write(SimpleOpen(1)));
+  EXPECT_TRUE(raw.Read().responses(0).has_opened());
+  std::thread drain([this] { EXPECT_TRUE(server_->Drain(60'000)); });
+  EXPECT_TRUE(raw.Read().responses(0).has_draining());
+  for (int i = 0; i < 3; ++i) {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(60));
+    const auto late = raw.stub->Stream(&context);
+    v1::StreamResponse response;
+    EXPECT_FALSE(late->Read(&response));
+    const grpc::Status status = late->Finish();
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE);
+    EXPECT_THAT(status.error_message(), HasSubstr("the server is going away"));
+  }
+  raw.call->WritesDone();
+  EXPECT_TRUE(raw.call->Finish().ok());
+  drain.join();
+}
+
 TEST_F(ServerTest, UnixSocketsServeToo) {
   const std::string path = ::testing::TempDir() + "lstm-server-test." + std::to_string(getpid());
   Start([&](server::GrpcServer::Options& o) { o.listen = {"unix:" + path}; });
-  EXPECT_EQ(client_->ListModels()->size(), Models()->all().size());
+  EXPECT_EQ(client_->ListModels()->size(), Models()->open().size());
   server_.reset();
   EXPECT_NE(access(path.c_str(), F_OK), 0) << "the socket is taken away";
-}
-
-TEST_F(ServerTest, WhatComesLaterSaysSo) {
-  grpc::ClientContext context;
-  v1::ForkSessionResponse response;
-  auto stub = v1::Prediction::NewStub(grpc::CreateChannel(server_->addresses()[0], grpc::InsecureChannelCredentials()));
-  EXPECT_EQ(stub->ForkSession(&context, v1::ForkSessionRequest(), &response).error_code(), grpc::StatusCode::UNIMPLEMENTED);
 }
 
 }  // namespace

@@ -150,6 +150,15 @@ struct Interpreter {
       case K::kNegate: return -v;
       case K::kSqrt: return std::sqrt(v);
       case K::kSquare: return v * v;
+      case K::kPower: return std::pow(v, static_cast<double>(op.alpha));
+      case K::kReciprocal: return 1 / v;
+      case K::kErf: return std::erf(v);
+      case K::kSoftsign: return v / (1 + std::fabs(v));
+      case K::kThresholdedRelu: return v > op.alpha ? v : 0;
+      case K::kFloor: return std::floor(v);
+      case K::kSign: return v > 0 ? 1 : v < 0 ? -1 : 0;
+      case K::kSin: return std::sin(v);
+      case K::kCos: return std::cos(v);
     }
     return 0;
   }
@@ -201,6 +210,44 @@ struct Interpreter {
     return y;
   }
   Vector operator()(const core::ReshapeOp&) const { return x(); }
+  Vector operator()(const core::StateReadOp& op) const { return state[S(op.state)]; }
+  Vector operator()(const core::StateWriteOp& op) const { return next[S(op.state)] = x(); }
+  Vector operator()(const core::ConstantOp& op) const { return {op.value->values.span().begin(), op.value->values.span().end()}; }
+  Vector operator()(const core::SelectOp& op) const {
+    Vector all, y;
+    for (const Vector* part : in) all.insert(all.end(), part->begin(), part->end());
+    for (int32_t i : *op.index) y.push_back(all[static_cast<size_t>(i)]);
+    return y;
+  }
+  Vector operator()(const core::ReduceOp& op) const {
+    Vector y;
+    for (size_t r = 0; r < x().size(); r += last()) {
+      double v = x()[r];
+      for (size_t i = 1; i < last(); ++i) {
+        const double b = x()[r + i];
+        switch (op.kind) {
+          case core::ReduceKind::kMean: case core::ReduceKind::kSum: v += b; break;
+          case core::ReduceKind::kMaximum: v = std::max(v, b); break;
+          case core::ReduceKind::kMinimum: v = std::min(v, b); break;
+          case core::ReduceKind::kProduct: v *= b; break;
+        }
+      }
+      y.push_back(op.kind == core::ReduceKind::kMean ? v / static_cast<double>(last()) : v);
+    }
+    return y;
+  }
+  Vector operator()(const core::MatMulOp&) const {
+    const size_t k = last(), a = static_cast<size_t>(in_shape[in_shape.size() - 2]), outer = x().size() / (a * k), b = out_size / (outer * a);
+    Vector y(out_size, 0);
+    for (size_t o = 0; o < outer; ++o) {
+      for (size_t i = 0; i < a; ++i) {
+        for (size_t j = 0; j < b; ++j) {
+          for (size_t l = 0; l < k; ++l) y[(o * a + i) * b + j] += x()[(o * a + i) * k + l] * (*in[1])[(o * k + l) * b + j];
+        }
+      }
+    }
+    return y;
+  }
 };
 
 }  // namespace
@@ -219,7 +266,8 @@ Vector Oracle::Run(const core::Node& node) {
   std::vector<const Vector*> in;
   for (core::ValueId id : node.inputs) in.push_back(&values_[static_cast<size_t>(id)]);
   const auto size = static_cast<size_t>(CheckedElementCount(model_.values[static_cast<size_t>(node.output)].shape));
-  return std::visit(Interpreter{in, model_.values[static_cast<size_t>(node.inputs[0])].shape, size, state_, next_state_}, node.op);
+  const core::Shape none, &shape = node.inputs.empty() ? none : model_.values[static_cast<size_t>(node.inputs[0])].shape;
+  return std::visit(Interpreter{in, shape, size, state_, next_state_}, node.op);
 }
 
 std::vector<Vector> Oracle::Step(const std::vector<Vector>& inputs) {

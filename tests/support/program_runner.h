@@ -4,17 +4,24 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "core/program/step_program.h"
 
 namespace lstm::testing {
 
-inline std::shared_ptr<const core::StepProgram> MustCompile(core::Model model, int max_batch = 64) {
-  auto program = core::StepProgram::Compile(std::make_shared<const core::Model>(std::move(model)), {.max_batch = max_batch});
+inline std::shared_ptr<const core::StepProgram> MustCompile(core::Model model, int max_batch = 64,
+                                                            core::Engine engine = core::Engine::kAuto) {
+  auto program = core::StepProgram::Compile(std::make_shared<const core::Model>(std::move(model)),
+                                            {.max_batch = max_batch, .engine = engine});
   EXPECT_TRUE(program.ok()) << program.status();
   return *std::move(program);
 }
+
+// The engines that are not kAuto, and their names in tests.
+inline std::vector<core::Engine> Engines() { return {core::Engine::kOneDnn, core::Engine::kFused}; }
+inline std::string EngineName(core::Engine engine) { return engine == core::Engine::kFused ? "fused" : "onednn"; }
 
 // One session's buffers around a program, stepped alone or put into batches. Confined to one thread.
 struct Row {

@@ -91,6 +91,21 @@ core::Model OneLayer(const std::string& kind, int64_t in, int64_t hidden, uint64
   return Must(std::move(builder).Build());
 }
 
+core::Model LstmStack(int64_t in, int64_t hidden, int layers, uint64_t seed) {
+  Random random(seed);
+  core::ModelBuilder b;
+  core::ValueId v = Must(b.AddInput({.name = "x"}, core::DType::kF32, {in}));
+  for (int i = 0; i < layers; ++i) {
+    const std::string name = "lstm" + std::to_string(i);
+    v = Must(b.AddNode(name, MakeOp(b, random, "lstm", name, i == 0 ? in : hidden, hidden, false), {v}));
+  }
+  if (!b.AddOutput({.name = "y", .value = v}).ok()) std::abort();
+  b.model().name = "lstm";
+  b.model().version = "1";
+  b.model().hash = std::string(32, 'l');
+  return Must(std::move(b).Build());
+}
+
 core::Model SmallStack(uint64_t seed) {
   Random random(seed);
   core::ModelBuilder b;

@@ -29,6 +29,9 @@ core::Model OneLayer(const std::string& kind, int64_t in, int64_t hidden, uint64
 // The kinds above.
 std::vector<std::string> LayerKinds();
 
+// `layers` LSTM layers of `hidden` units on an input "x" of `in` numbers; output "y".
+core::Model LstmStack(int64_t in, int64_t hidden, int layers, uint64_t seed);
+
 // Embedding, two LSTM layers of unequal size, a residual linear layer, layer norm, concat and softmax.
 core::Model SmallStack(uint64_t seed);
 

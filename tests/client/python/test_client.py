@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The Python library against a real server. Environment: LSTM_SERVER, the binary."""
 import asyncio
+import inspect
 import os
 import pathlib
 import re
@@ -138,15 +139,26 @@ class ClientTest(unittest.TestCase):
         self.assertFalse(wrong)
 
     def test_a_dead_server_ends_every_wait(self):
-        server = Server()
-        client = lstm.connect(server.address, timeout=60)
-        s = client.session("french")
-        s.step(self.words[0])
-        server.stop()
-        with self.assertRaises(lstm.Error) as caught:
-            s.step(self.words[1])
-        self.assertNotIsInstance(caught.exception, lstm.DeadlineExceeded)
-        client.close()
+        for reconnect_timeout in (0, 0.5):
+            server = Server()
+            client = lstm.connect(server.address, timeout=60, reconnect_timeout=reconnect_timeout)
+            s = client.session("french")
+            s.step(self.words[0])
+            server.stop()
+            with self.assertRaises(lstm.Unavailable):
+                s.step(self.words[1])
+            s.close()
+            client.close()
+
+            async def main(server):
+                async with lstm.aio.connect(server.address, timeout=60, reconnect_timeout=reconnect_timeout) as client:
+                    s = await client.session("french")
+                    await s.step(self.words[0])
+                    server.stop()
+                    with self.assertRaises(lstm.Unavailable):
+                        await s.step(self.words[1])
+                    await s.close()
+            asyncio.run(main(Server()))
         with self.assertRaisesRegex(lstm.Unavailable, "is lstm-server running"):
             lstm.connect(server.address, timeout=0.2)
 
@@ -154,7 +166,7 @@ class ClientTest(unittest.TestCase):
         async def main():
             async with lstm.aio.connect(self.server.address, timeout=30) as client:
                 whole = await client.predict("french", self.words)
-                async with await client.session("french") as a, await client.session("french") as b:
+                async with client.session("french") as a, await client.session("french") as b:
                     got = [await a.step(w) for w in self.words]
                     streamed = [y async for y in b.stream(self.words)]
                     with self.assertRaises(lstm.InvalidArgument):
@@ -163,7 +175,29 @@ class ClientTest(unittest.TestCase):
                 self.assertEqual(np.stack(streamed).tobytes(), whole.tobytes())
                 with self.assertRaises(lstm.NotFound):
                     await client.session("nosuch")
+                async with client.session("french", last_step_only=True) as s:
+                    y = await s.step_text("i grew up in spain . the clouds are in the")
+                    self.assertEqual(s.vocabulary.decode(y.argmax()), "sky")
+                    await s.reset()
+                    first, second = await s.send(self.words[0]), await s.send(self.words[1])
+                    self.assertEqual((await first()).tobytes() + (await second()).tobytes(), whole[:2].tobytes())
+                    last, state = await client.predict("french", self.words[:5], last_step_only=True, return_state=True)
+                    self.assertEqual(last.tobytes(), whole[4].tobytes())
+                    self.assertEqual((await client.predict("french", self.words[5], initial_state=state)).tobytes(), whole[5].tobytes())
+                    self.assertIn(s.id, [i.session_id for i in await client.sessions("french")])
+                    await client.close_session(s.id)
+                    with self.assertRaises(lstm.Aborted):
+                        await s.step(self.words[2])
         asyncio.run(main())
+
+    def test_asyncio_has_all_that_the_blocking_client_has(self):
+        for blocking, other in (lstm.Client, lstm.aio.Client), (lstm.Session, lstm.aio.Session):
+            for name, member in inspect.getmembers(blocking):
+                if name[0] == "_" or name == "lock":
+                    continue
+                self.assertTrue(hasattr(other, name), f"{other} has no {name}")
+                if callable(member):
+                    self.assertEqual(inspect.signature(member), inspect.signature(getattr(other, name)), f"{other}.{name}")
 
     def test_health_and_reflection(self):
         def health(address):

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/import/manifest_import.h"
+#include "tests/core/import/onnx/onnx_writer.h"
 
 // A refused file costs at most twice its size and 16 MB beside it: counted at operator new, through which all of it goes.
 namespace {
@@ -80,6 +81,24 @@ TEST(ImportMemoryTest, SizesThatAreOnlyDeclared) {
   ExpectRefusedCheaply("input { name: 'x' shape: [16777216] } layer { name: 'l' slice { begin: 0 end: 16777216 } } layer { name: 'k' linear { } }", File("{}", 0));
 }
 
+// A manifest of a few bytes can name sizes that no weight has to pay for.
+TEST(ImportMemoryTest, SizesThatNoWeightBears) {
+  ExpectRefusedCheaply("input { name: 'x' shape: 16777216 } layer { name: 'l' activation { function: RELU } }", File("{}", 0));
+  std::string many = "input { name: 'x' shape: 1000 } ", dilated = "input { name: 'x' shape: 1 } ", shared = kInput;
+  for (int i = 0; i < 2000; ++i) {
+    absl::StrAppend(&many, "layer { name: 'l", i, "' activation { function: RELU } } ");
+    absl::StrAppend(&dilated, "layer { name: 'l", i, "' tensors: 'c' conv1d { dilation: 1048576 no_bias: true } } ");
+    absl::StrAppend(&shared, "layer { name: 'l", i, "' tensors: 'w' linear { no_bias: true } } ");
+  }
+  ExpectRefusedCheaply(many, File("{}", 0));
+  ExpectRefusedCheaply(dilated, File("{" + Tensor("c.weight", "[1,1,2]", 0, 8) + "}", 8));
+  ExpectRefusedCheaply(shared, File("{" + Tensor("w.weight", "[1000,1000]", 0, 4'000'000) + "}", 4'000'000));
+  std::string cells = "input { name: 'x' shape: 500 } ";
+  for (int i = 0; i < 2000; ++i) absl::StrAppend(&cells, "layer { name: 'l", i, "' tensors: 'c' lstm { bias: BIAS_NONE } } ");
+  const size_t half = 4 * 500 * 500 * 4;
+  ExpectRefusedCheaply(cells, File("{" + Tensor("c.weight_ih_l0", "[2000,500]", 0, half) + "," + Tensor("c.weight_hh_l0", "[2000,500]", half, 2 * half) + "}", 2 * half));
+}
+
 TEST(ImportMemoryTest, LargeWeightsOfEveryFormRefusedForASmallFault) {
   const size_t width = 1000, hidden = 1000, floats = (width + hidden) * 4 * hidden;
   const std::string one = File("{" + Tensor("c.kernel", "[2000,4000]", 0, floats * 4) + "}", floats * 4);
@@ -90,6 +109,39 @@ TEST(ImportMemoryTest, LargeWeightsOfEveryFormRefusedForASmallFault) {
   const std::string torch = File("{" + Tensor("c.weight_ih_l0", "[4000,1000]", 0, half) + "," + Tensor("c.weight_hh_l0", "[4000,1000]", half, 2 * half) + "}", 2 * half);
   ExpectRefusedCheaply(absl::StrCat(kInput, "layer { name: 'c' lstm { } }"), torch);
   ExpectRefusedCheaply(absl::StrCat(kInput, "layer { name: 'c' lstm { bias: BIAS_NONE projection: true } }"), torch);
+}
+
+void ExpectOnnxRefusedCheaply(const std::string& file) {
+  const size_t before = live;
+  peak = before;
+  const auto model = ImportOnnx(std::as_bytes(std::span(file)), {});
+  EXPECT_FALSE(model.ok());
+  EXPECT_LT(peak - before, 2 * file.size() + (16u << 20)) << model.status();
+}
+
+TEST(ImportMemoryTest, GraphsThatAskForMoreThanTheyBring) {
+  using W = testing::OnnxWriter;
+  const std::string end = W::Bytes(8, W::Number(2, 17));
+  std::string many, chain;
+  for (int i = 0; i < 1'000'000; ++i) many += W::Bytes(1, W::Bytes(4, "Tanh"));
+  ExpectOnnxRefusedCheaply(W::Bytes(7, many) + end);
+  for (int i = 0; i < 90'000; ++i) chain += W::Bytes(1, W::Bytes(1, absl::StrCat("v", i)) + W::Bytes(2, absl::StrCat("v", i + 1)) + W::Bytes(4, "Identity"));
+  W file;
+  file.nodes = chain;
+  ExpectOnnxRefusedCheaply(file.Input(W::Declared("v0", {4})).Output("nothing").File());
+  W shapes;
+  shapes.Input(W::Declared("x", {2})).Initializer(W::IntTensor("s", {1}, {1 << 20}));
+  for (int i = 0; i < 200; ++i) shapes.Node("ConstantOfShape", {"s"}, {absl::StrCat("c", i)});
+  ExpectOnnxRefusedCheaply(shapes.Output("c0").File());
+  W spread;
+  spread.Input(W::Declared("x", {1, 1000})).Initializer(W::IntTensor("s", {2}, {1000, 1000}));
+  for (int i = 0; i < 50; ++i) spread.Node("Expand", {"x", "s"}, {absl::StrCat("c", i)});
+  ExpectOnnxRefusedCheaply(spread.Output("c0").File());
+  W weights;  // a large cell, refused at its end for a small fault
+  weights.Input(W::Declared("x", {-2, -1, 500})).Initializer(W::Tensor("W", {1, 2000, 500}, std::vector<float>(1'000'000, 0.1f)));
+  weights.Initializer(W::Tensor("R", {1, 2000, 500}, std::vector<float>(1'000'000, 0.1f))).Node("LSTM", {"x", "W", "R"}, {"y"}).Node("Loop", {"y"}, {"z"});
+  ExpectOnnxRefusedCheaply(weights.Output("z").File());
+  ExpectOnnxRefusedCheaply(W().Input(W::Declared("x", {int64_t{1} << 24})).Node("Tanh", {"x"}, {"y"}).Output("y").File());
 }
 
 }  // namespace

@@ -208,6 +208,32 @@ TEST(ManifestImportTest, NamesWhatIsWrong) {
   EXPECT_THAT(Refusal(std::string(5u << 20, ' '), t), HasSubstr("at most"));
 }
 
+TEST(ManifestImportTest, LayersMayShareATensorAndHaveItOnce) {
+  Tensors t;
+  t.Add("e.weight", {23, 8});
+  const auto model = Import("input { name: 'x' type: INT32 } layer { name: 'e' embedding { } } layer { name: 'l' tensors: 'e' linear { no_bias: true } }", t);
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_EQ(std::get<EmbeddingOp>(model->nodes[0].op).weight, std::get<LinearOp>(model->nodes[1].op).weight);
+}
+
+TEST(ManifestImportTest, RefusesWhatTextFormatLetsThrough) {
+  Tensors t;
+  t.Add("l.weight", {2, 3});
+  const auto with = [&](const std::string& more) { return Refusal(absl::StrCat(kInput, more), t); };
+  EXPECT_THAT(with("layer { name: 'l' linear { no_bias: true convention: 99 } }"),
+              ::testing::AllOf(HasSubstr("layer[0].linear.convention is 99"), HasSubstr("Convention")));
+  EXPECT_THAT(with("layer { name: 'l' gru { reset: -1 } }"), HasSubstr("layer[0].gru.reset is -1"));
+  EXPECT_THAT(with("layer { name: 'l' lstm { forget_bias: nan } }"), HasSubstr("layer[0].lstm.forget_bias is nan"));
+  EXPECT_THAT(with("layer { name: 'l' activation { function: ELU alpha: inf } }"), HasSubstr("layer[0].activation.alpha is inf"));
+  EXPECT_THAT(Refusal("input { name: 'x' shape: 3 mean: [0, nan, 0] }", t), HasSubstr("input[0].mean[1] is nan"));
+  const std::string plain = "layer { name: 'l' linear { no_bias: true } } ";
+  for (const char* bad : {"\\xff", "a\\x80", "\\xc0\\xaf", "\\xe2\\x82", "\\xe0\\x9f\\xbf", "\\xed\\xa0\\x80", "\\xf0\\x8f\\xbf\\xbf", "\\xf4\\x90\\x80\\x80"}) {
+    EXPECT_THAT(with(absl::StrCat(plain, "description: '", bad, "'")), HasSubstr("description has bytes that are not UTF-8")) << bad;
+  }
+  EXPECT_THAT(with(plain + "vocabulary { token: 'a' token: '\\xff' }"), HasSubstr("vocabulary.token[1]"));
+  EXPECT_EQ(with(plain + "description: 'caf\u00e9 \u20ac \U0001f3b8 \\xf4\\x8f\\xbf\\xbf'"), "accepted");
+}
+
 TEST(ManifestImportTest, WeightsMustBeAPlainFileBesideTheManifest) {
   const auto directory = std::filesystem::temp_directory_path() / absl::StrCat("manifest_import_test.", getpid());
   std::filesystem::create_directories(directory);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <tuple>
 
 #include "core/program/step_program.h"
 #include "tests/support/program_runner.h"
@@ -19,7 +20,12 @@ using testing::Row;
 
 const float kHostile[] = {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), -1e38f, 1e38f, 1e-42f, -0.0f};
 
-class BatchInvarianceTest : public ::testing::TestWithParam<std::string> {};
+class BatchInvarianceTest : public ::testing::TestWithParam<std::tuple<std::string, Engine>> {
+ protected:
+  static std::shared_ptr<const StepProgram> Compile(int64_t in, int64_t hidden, int max_batch = 64) {
+    return MustCompile(testing::OneLayer(std::get<0>(GetParam()), in, hidden, 7, true), max_batch, std::get<1>(GetParam()));
+  }
+};
 
 bool SameBits(const Row& a, const Row& b) {
   if (std::memcmp(a.next.data(), b.next.data(), a.next.size() * sizeof(float)) != 0) return false;
@@ -31,7 +37,7 @@ bool SameBits(const Row& a, const Row& b) {
 
 TEST_P(BatchInvarianceTest, EveryBatchSizePlaceAndNeighbourGivesTheBitsOfTheRowAlone) {
   for (const auto& [in, hidden] : {std::pair<int64_t, int64_t>{1, 1}, {5, 17}, {40, 64}, {33, 129}, {64, 256}}) {
-    const auto program = MustCompile(testing::OneLayer(GetParam(), in, hidden, 7, true));
+    const auto program = Compile(in, hidden);
     const auto scratch = program->MakeScratch();
     Random random(static_cast<uint64_t>(in * hidden));
     std::vector<std::unique_ptr<Row>> neighbours;
@@ -91,7 +97,7 @@ int FirstThatDiffers(const StepProgram& program, int count) {
 TEST_P(BatchInvarianceTest, TinyLayersHoldToo) {
   for (const auto& [in, hidden] : {std::pair<int64_t, int64_t>{1, 1}, {3, 2}, {1, 3}, {2, 5}}) {
     for (const int max_batch : {2, 12, 64}) {
-      const auto program = MustCompile(testing::OneLayer(GetParam(), in, hidden, 7, true), max_batch);
+      const auto program = Compile(in, hidden, max_batch);
       EXPECT_EQ(FirstThatDiffers(*program, 2000), -1)
           << "in " << in << " hidden " << hidden << " max_batch " << max_batch << "; " << program->engines()[0];
     }
@@ -101,7 +107,7 @@ TEST_P(BatchInvarianceTest, TinyLayersHoldToo) {
 // Batches above the largest that the kernels know are cut.
 TEST_P(BatchInvarianceTest, LargeBatchesHoldToo) {
   for (const auto& [in, hidden] : {std::pair<int64_t, int64_t>{5, 17}, {100, 100}, {3, 400}}) {
-    const auto program = MustCompile(testing::OneLayer(GetParam(), in, hidden, 7, true), 200);
+    const auto program = Compile(in, hidden, 200);
     const auto scratch = program->MakeScratch();
     std::vector<std::unique_ptr<Row>> together;
     std::vector<StepRow> rows;
@@ -125,13 +131,13 @@ TEST_P(BatchInvarianceTest, LargeBatchesHoldToo) {
 // The numerics id does not name the largest batch, so it must not decide any bits.
 TEST_P(BatchInvarianceTest, TheLargestBatchAllowedDoesNotMatter) {
   for (const auto& [in, hidden] : {std::pair<int64_t, int64_t>{3, 2}, {5, 17}, {40, 64}, {100, 256}}) {
-    const auto reference = MustCompile(testing::OneLayer(GetParam(), in, hidden, 7, true), 64);
+    const auto reference = Compile(in, hidden);
     Row expected(*reference);
     Fill(expected, 1);
     const StepRow one = expected.row();
     ASSERT_TRUE(reference->Run({&one, 1}, *reference->MakeScratch()).ok());
     for (const int max_batch : {1, 2, 3, 4, 5, 7, 8, 33, 200}) {
-      const auto program = MustCompile(testing::OneLayer(GetParam(), in, hidden, 7, true), max_batch);
+      const auto program = Compile(in, hidden, max_batch);
       Row row(*program);
       Fill(row, 1);
       const StepRow same = row.row();
@@ -142,10 +148,16 @@ TEST_P(BatchInvarianceTest, TheLargestBatchAllowedDoesNotMatter) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, BatchInvarianceTest, ::testing::ValuesIn(testing::LayerKinds()), [](const auto& i) { return i.param; });
+INSTANTIATE_TEST_SUITE_P(All, BatchInvarianceTest,
+                         ::testing::Combine(::testing::ValuesIn(testing::LayerKinds()), ::testing::ValuesIn(testing::Engines())),
+                         [](const auto& i) { return std::get<0>(i.param) + "_" + testing::EngineName(std::get<1>(i.param)); });
 
-TEST(BatchInvarianceOfModelsTest, AStackOfManyLayersHolds) {
-  const auto program = MustCompile(testing::SmallStack(3));
+class BatchInvarianceOfModelsTest : public ::testing::TestWithParam<Engine> {};
+INSTANTIATE_TEST_SUITE_P(All, BatchInvarianceOfModelsTest, ::testing::ValuesIn(testing::Engines()),
+                         [](const auto& i) { return testing::EngineName(i.param); });
+
+TEST_P(BatchInvarianceOfModelsTest, AStackOfManyLayersHolds) {
+  const auto program = MustCompile(testing::SmallStack(3), 64, GetParam());
   const auto scratch = program->MakeScratch();
   std::vector<std::unique_ptr<Row>> alone, together;
   std::vector<StepRow> rows;
@@ -171,7 +183,7 @@ TEST(BatchInvarianceOfModelsTest, AStackOfManyLayersHolds) {
 }
 
 // A value of shape [A, I] is A rows to a linear layer: batches of sessions become larger ones inside.
-TEST(BatchInvarianceOfModelsTest, LinearOverSeveralRowsAStepHolds) {
+TEST_P(BatchInvarianceOfModelsTest, LinearOverSeveralRowsAStepHolds) {
   for (const int64_t a : {2, 5, 70}) {
     Random random(4);
     ModelBuilder b;
@@ -180,7 +192,7 @@ TEST(BatchInvarianceOfModelsTest, LinearOverSeveralRowsAStepHolds) {
     y = *b.AddNode("norm", LayerNormOp{random.Constant({9}, 1), random.Constant({9}, 1), 1e-5f}, {y});
     y = *b.AddNode("softmax", SoftmaxOp{}, {y});
     ASSERT_TRUE(b.AddOutput({.name = "y", .value = y}).ok());
-    EXPECT_EQ(FirstThatDiffers(*MustCompile(*std::move(b).Build(), 33), 600), -1) << a;
+    EXPECT_EQ(FirstThatDiffers(*MustCompile(*std::move(b).Build(), 33, GetParam()), 600), -1) << a;
   }
 }
 

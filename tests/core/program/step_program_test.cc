@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <map>
+#include <tuple>
 
 #include "tests/support/oracle.h"
 #include "tests/support/program_runner.h"
@@ -21,9 +22,9 @@ using testing::Random;
 using testing::Row;
 
 // Largest difference from the oracle in the outputs of `steps` steps; inputs in (-1, 1).
-double ErrorOver(const Model& model, int steps, uint64_t seed) {
+double ErrorOver(const Model& model, int steps, uint64_t seed, Engine engine = Engine::kAuto) {
   Oracle oracle(model);
-  const auto program = MustCompile(model, 4);
+  const auto program = MustCompile(model, 4, engine);
   const auto scratch = program->MakeScratch();
   Row row(*program);
   Random random(seed);
@@ -50,22 +51,26 @@ const std::map<std::string, double> kTolerance = {
     {"linear", 5e-6},     {"conv1d", 5e-6},        {"conv1d_groups", 5e-6},
     {"layernorm", 5e-6},  {"softmax", 1e-6}};
 
-class LayerTest : public ::testing::TestWithParam<std::string> {};
+class LayerTest : public ::testing::TestWithParam<std::tuple<std::string, Engine>> {
+ protected:
+  static const std::string& kind() { return std::get<0>(GetParam()); }
+  static Engine engine() { return std::get<1>(GetParam()); }
+};
 
 TEST_P(LayerTest, AgreesWithTheOracleAtEverySize) {
   const int64_t sizes[] = {1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 64, 65, 100, 128, 129, 200, 256, 257, 400, 513};
   uint64_t seed = 1;
   for (const int64_t hidden : sizes) {
     for (const int64_t in : {int64_t{1}, (hidden * 7 + 3) % 40 + 1, hidden}) {
-      const double error = ErrorOver(OneLayer(GetParam(), in, hidden, seed, seed % 2 == 0), 3, seed);
-      EXPECT_LT(error, kTolerance.at(GetParam())) << "in " << in << " hidden " << hidden << " seed " << seed;
+      const double error = ErrorOver(OneLayer(kind(), in, hidden, seed, seed % 2 == 0), 3, seed, engine());
+      EXPECT_LT(error, kTolerance.at(kind())) << "in " << in << " hidden " << hidden << " seed " << seed;
       ++seed;
     }
   }
 }
 
 TEST_P(LayerTest, StartsFromTheInitialState) {
-  const auto program = MustCompile(OneLayer(GetParam(), 6, 10, 3, true));
+  const auto program = MustCompile(OneLayer(kind(), 6, 10, 3, true), 64, engine());
   const Model& model = program->model();
   for (size_t s = 0; s < model.state.size(); ++s) {
     const size_t offset = program->state_offset(static_cast<StateId>(s));
@@ -74,7 +79,20 @@ TEST_P(LayerTest, StartsFromTheInitialState) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, LayerTest, ::testing::ValuesIn(testing::LayerKinds()), [](const auto& i) { return i.param; });
+INSTANTIATE_TEST_SUITE_P(All, LayerTest,
+                         ::testing::Combine(::testing::ValuesIn(testing::LayerKinds()), ::testing::ValuesIn(testing::Engines())),
+                         [](const auto& i) { return std::get<0>(i.param) + "_" + testing::EngineName(std::get<1>(i.param)); });
+
+TEST(EngineTest, TheNumericsIdNamesTheEngineAndAutoIsOneOfThem) {
+  std::map<Engine, std::string> ids;
+  for (const Engine e : {Engine::kAuto, Engine::kOneDnn, Engine::kFused}) {
+    const auto program = MustCompile(OneLayer("lstm", 3, 5, 1), 4, e);
+    ids[e] = program->numerics_id();
+    EXPECT_EQ(program->engines()[0].find("fused") != std::string::npos, ids[e].starts_with("fused-")) << program->engines()[0];
+  }
+  EXPECT_NE(ids[Engine::kOneDnn], ids[Engine::kFused]);
+  EXPECT_TRUE(ids[Engine::kAuto] == ids[Engine::kOneDnn] || ids[Engine::kAuto] == ids[Engine::kFused]) << ids[Engine::kAuto];
+}
 
 TEST(StepProgramTest, PointwiseOpsAgreeWithTheOracle) {
   Random random(5);

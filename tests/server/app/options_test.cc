@@ -4,6 +4,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <fstream>
+
 namespace lstm::server {
 namespace {
 
@@ -40,16 +43,56 @@ TEST(ServerOptionsTest, RefusalsNameTheOption) {
   o.max_batch = 5000;
   EXPECT_THAT(std::string(o.Validate().message()), HasSubstr("--max-batch is 5000"));
   o.max_batch = 1;
+  o.engine = "fast";
+  EXPECT_THAT(std::string(o.Validate().message()), HasSubstr("--engine is 'fast', expected auto, onednn or fused"));
+  o.engine = "onednn";
   o.tls_cert = "f";
   EXPECT_THAT(std::string(o.Validate().message()), HasSubstr("--tls-key"));
 }
 
+TEST(ServerOptionsTest, VersionPoliciesMustFitTheLimit) {
+  ServerOptions o;
+  o.models = "m";
+  o.version_policy = {"latest:3", "a=all", "b=specific:1,2,3,4"};
+  EXPECT_TRUE(o.Validate().ok()) << o.Validate();
+  o.version_policy = {"a=latest:4"};
+  EXPECT_THAT(std::string(o.Validate().message()), HasSubstr("latest:4, expected less than --max-live-versions, which is 4"));
+  o.version_policy = {"specific:1,2,3,4,5"};
+  EXPECT_THAT(std::string(o.Validate().message()), HasSubstr("5 versions"));
+  o.version_policy = {"newest"};
+  EXPECT_THAT(std::string(o.Validate().message()), HasSubstr("'newest'"));
+  o.version_policy = {"latest:1"};
+  o.model_poll_seconds = -1;
+  EXPECT_THAT(std::string(o.Validate().message()), HasSubstr("--model-poll-seconds is -1"));
+}
+
+TEST(ServerOptionsTest, MetricsStayOnThisMachineUnlessTold) {
+  ServerOptions o;
+  o.models = "m";
+  for (const char* local : {"", "127.0.0.1:0", "localhost:9", "[::1]:8002"}) {
+    o.metrics_listen = local;
+    EXPECT_TRUE(o.Validate().ok()) << o.Validate();
+  }
+  o.metrics_listen = "0.0.0.0:8002";
+  EXPECT_THAT(std::string(o.Validate().message()), HasSubstr("--metrics-beyond-loopback"));
+  o.metrics_beyond_loopback = true;
+  EXPECT_TRUE(o.Validate().ok());
+  o.metrics_listen = "127.0.0.1:1,0.0.0.0:2";
+  EXPECT_THAT(std::string(o.Validate().message()), HasSubstr("--metrics-listen is '127.0.0.1:1,0.0.0.0:2'"));
+}
+
 TEST(ServerOptionsTest, TheConfigFileSetsAndItsErrorsGiveTheLine) {
   ServerOptions o;
-  ASSERT_TRUE(ReadConfig("listen: '127.0.0.1:1' listen: 'unix:/x'\nmax_sessions: 7 reflection: true", o).ok());
+  ASSERT_TRUE(ReadConfig("listen: '127.0.0.1:1' listen: 'unix:/x'\nmax_sessions: 7 reflection: true engine: 'fused'", o).ok());
+  EXPECT_EQ(o.engine, "fused");
   EXPECT_EQ(o.listen.size(), 2u);
   EXPECT_EQ(o.max_sessions, 7u);
   EXPECT_TRUE(o.reflection);
+  ASSERT_TRUE(ReadConfig("version_policy: 'all' version_policy: 'a=latest:2' model_poll_seconds: 0 max_live_versions: 9 metrics_listen: ''", o).ok());
+  EXPECT_EQ(o.version_policy.size(), 2u);
+  EXPECT_EQ(o.model_poll_seconds, 0);
+  EXPECT_EQ(o.max_live_versions, 9u);
+  EXPECT_EQ(o.metrics_listen, "");
   EXPECT_EQ(o.window, 8u);
   EXPECT_THAT(std::string(ReadConfig("models: 'm'\nmax_sesions: 7", o).message()), HasSubstr("line 2"));
 }
@@ -60,6 +103,38 @@ TEST(ServerOptionsTest, FlagsWinOverTheFile) {
   EXPECT_FALSE(parsed.exit);
   EXPECT_EQ(parsed.options.window, 5u);
   EXPECT_EQ(parsed.options.listen.size(), 2u);
+}
+
+struct Environment {
+  Environment(const char* n, const char* value) : name(n) { setenv(name, value, 1); }
+  ~Environment() { unsetenv(name); }
+  const char* name;
+};
+
+TEST(ServerOptionsTest, TheEnvironmentSetsWhatNoFlagDoes) {
+  const Environment models("LSTM_MODELS", "m"), window("LSTM_WINDOW", "5"), shards("LSTM_SHARDS", "3"), proxy("LSTM_BEHIND_PROXY", "true"),
+      listen("LSTM_LISTEN", "0.0.0.0:9");
+  const char* line[] = {"lstm-server", "--window", "6"};
+  const CommandLine parsed = ParseCommandLine(3, const_cast<char**>(line));
+  EXPECT_FALSE(parsed.exit);
+  EXPECT_EQ(parsed.options.models, "m");
+  EXPECT_EQ(parsed.options.window, 6u);
+  EXPECT_EQ(parsed.options.shards, 3u);
+  EXPECT_TRUE(parsed.options.behind_proxy);
+  EXPECT_EQ(parsed.options.listen, std::vector<std::string>{"0.0.0.0:9"});
+  const Environment wrong("LSTM_MAX_BATCH", "many");
+  EXPECT_EQ(ParseCommandLine(1, const_cast<char**>(line)).exit_code, 2);
+}
+
+TEST(ServerOptionsTest, TheEnvironmentWinsOverTheFile) {
+  const std::string path = ::testing::TempDir() + "options_test.textproto";
+  std::ofstream(path) << "models: 'file' window: 7 shards: 2";
+  const Environment config("LSTM_CONFIG", path.c_str()), window("LSTM_WINDOW", "5");
+  const char* line[] = {"lstm-server"};
+  const CommandLine parsed = ParseCommandLine(1, const_cast<char**>(line));
+  EXPECT_EQ(parsed.options.models, "file");
+  EXPECT_EQ(parsed.options.window, 5u);
+  EXPECT_EQ(parsed.options.shards, 2u);
 }
 
 }  // namespace

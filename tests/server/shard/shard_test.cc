@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include "server/models/model_keeper.h"
 #include "server/shard/shard.h"
 
 #include <gmock/gmock.h>
@@ -9,6 +10,7 @@
 #include <filesystem>
 
 #include "tests/support/random_model.h"
+#include "tests/support/shard_world.h"
 
 // A shard without gRPC: messages in, messages out, a clock that the test turns. The models are the bundled ones.
 namespace lstm::server {
@@ -16,39 +18,41 @@ namespace {
 
 using ::testing::HasSubstr;
 
-class Sink : public ResponseSink {
- public:
-  v1::Response* Next(size_t) override { return &responses.emplace_back(); }
-  v1::Response Take() {
-    EXPECT_FALSE(responses.empty()) << "no response came";
-    if (responses.empty()) return {};
-    v1::Response first = std::move(responses.front());
-    responses.pop_front();
-    return first;
-  }
-  std::deque<v1::Response> responses;
-};
-
 class ShardTest : public ::testing::Test {
  protected:
   static std::shared_ptr<const ModelRepository> Models() {
     static const auto models = [] {
-      std::vector<ModelRepository::Failure> failures;
-      auto loaded = ModelRepository::Load("models/repository", 16, failures);
-      EXPECT_TRUE(loaded.ok() && failures.empty()) << loaded.status();
+      auto loaded = LoadAllModels("models/repository", 16);
+      EXPECT_TRUE(loaded.ok()) << loaded.status();
       return *loaded;
     }();
     return models;
   }
   void SetUp() override { MakeShard({}); }
   void TearDown() override {
-    shard_.reset();
-    EXPECT_EQ(budget_.sessions(), 0u) << "every session gives its place back";
-    EXPECT_EQ(budget_.bytes(), 0u) << "and every byte";
+    std::vector<v1::SessionInfo> left;
+    if (stream_ != nullptr) shard_->Detach(stream_);
+    shard_->List("", SIZE_MAX, &left);
+    for (const v1::SessionInfo& info : left) EXPECT_TRUE(testing::CloseByOperator(*shard_, IdOf(info.session_id())).ok());
+    EXPECT_EQ(world_->budget().sessions(), 0u) << "every session gives its place back";
+    EXPECT_EQ(world_->budget().bytes(), 0u) << "and every byte";
   }
   void MakeShard(const Shard::Options& options) {
-    shard_ = std::make_unique<Shard>(options, Models(), &budget_, [this] { return now_us_; });
-    stream_ = shard_->Attach(&sink_);
+    world_ = std::make_unique<testing::ShardWorld>(testing::ShardWorld::Options{.shard = options}, Models(), nullptr, &now_us_);
+    shard_ = &world_->shard();
+    stream_ = shard_->Attach(&sink_, "");
+  }
+  static SessionId IdOf(const std::string& bytes) {
+    SessionId id;
+    std::copy(bytes.begin(), bytes.end(), id.begin());
+    return id;
+  }
+  v1::Response Take() {
+    EXPECT_FALSE(sink_.responses.empty()) << "no response came";
+    if (sink_.responses.empty()) return {};
+    v1::Response first = std::move(sink_.responses.front());
+    sink_.responses.pop_front();
+    return first;
   }
   void Send(const v1::Request& request) {
     v1::StreamRequest message;
@@ -80,27 +84,27 @@ class ShardTest : public ::testing::Test {
   // The bits of a run of words in a fresh session on lane 99.
   std::string Reference(const std::vector<int>& words) {
     Open(99, true);
-    sink_.Take();
+    Take();
     Send(Step(99, 0, words));
     Work();
-    const std::string data = sink_.Take().result().outputs(0).data();
+    const std::string data = Take().result().outputs(0).data();
     v1::Request close;
     close.mutable_close()->set_lane(99);
     Send(close);
-    sink_.Take();
+    Take();
     return data;
   }
 
   uint64_t now_us_ = 1'000'000;
-  MemoryBudget budget_{100, 8 << 20};
-  Sink sink_;
-  std::unique_ptr<Shard> shard_;
+  testing::Sink sink_;
+  std::unique_ptr<testing::ShardWorld> world_;
+  Shard* shard_ = nullptr;
   Stream* stream_ = nullptr;
 };
 
 TEST_F(ShardTest, OpenedSaysWhatTheSessionIs) {
   Open(1);
-  const v1::Opened opened = sink_.Take().opened();
+  const v1::Opened opened = Take().opened();
   EXPECT_EQ(opened.session_id().size(), 16u);
   EXPECT_EQ(opened.resume_token().size(), 32u);
   EXPECT_EQ(opened.durability(), v1::VOLATILE);
@@ -113,7 +117,7 @@ TEST_F(ShardTest, AnyCutIntoTurnsOnInterleavedLanesGivesTheSameBits) {
   const std::vector<int> words = {5, 9, 22, 3, 7, 80, 41, 2, 2, 60};
   const std::string whole = Reference(words);
   Open(1, true), Open(2, true);
-  sink_.Take(), sink_.Take();
+  Take(), Take();
   Send(Step(1, 0, {5}));
   Send(Step(2, 0, {100, 101, 102}));
   Send(Step(1, 0, {9, 22, 3}));
@@ -123,7 +127,7 @@ TEST_F(ShardTest, AnyCutIntoTurnsOnInterleavedLanesGivesTheSameBits) {
   Work();
   std::string pieces;
   while (!sink_.responses.empty()) {
-    const v1::Result result = sink_.Take().result();
+    const v1::Result result = Take().result();
     if (result.lane() == 1) pieces += result.outputs(0).data();
   }
   EXPECT_EQ(whole, pieces);
@@ -138,60 +142,60 @@ TEST_F(ShardTest, StepsMayFollowTheirOpenAtOnceAndEveryOneIsAnswered) {
   for (uint64_t seq = 1; seq <= 9; ++seq) *message.add_requests() = Step(1, seq, {4});
   shard_->OnMessage(stream_, message);
   Work();
-  EXPECT_TRUE(sink_.Take().has_opened());
-  const v1::Reject window = sink_.Take().reject();
+  EXPECT_TRUE(Take().has_opened());
+  const v1::Reject window = Take().reject();
   EXPECT_EQ(window.reason(), v1::WINDOW) << "the ninth of a window of eight";
   EXPECT_EQ(window.seq(), 9u);
-  for (uint64_t seq = 1; seq <= 8; ++seq) EXPECT_EQ(sink_.Take().result().seq(), seq);
+  for (uint64_t seq = 1; seq <= 8; ++seq) EXPECT_EQ(Take().result().seq(), seq);
   EXPECT_TRUE(sink_.responses.empty());
 }
 
 TEST_F(ShardTest, ARefusedStepLeavesTheStateAndTheOthersAsTheyWere) {
   const std::string whole = Reference({5, 9});
   Open(1);
-  sink_.Take();
+  Take();
   Send(Step(1, 1, {5}));
   Send(Step(1, 2, {129}));
   Send(Step(1, 3, {9}));
   Work();
-  const v1::Reject bad = sink_.Take().reject();
+  const v1::Reject bad = Take().reject();
   EXPECT_EQ(bad.reason(), v1::INVALID);
   EXPECT_EQ(bad.code(), 3);
   EXPECT_THAT(bad.message(), HasSubstr("129"));
-  const v1::Reject gap = sink_.Take().reject();
+  const v1::Reject gap = Take().reject();
   EXPECT_EQ(gap.reason(), v1::GAP);
   EXPECT_EQ(gap.expected_seq(), 2u);
-  std::string data = sink_.Take().result().outputs(0).data();
+  std::string data = Take().result().outputs(0).data();
   Send(Step(1, 2, {9}));
   Work();
-  data += sink_.Take().result().outputs(0).data();
+  data += Take().result().outputs(0).data();
   EXPECT_EQ(data, whole);
 }
 
 TEST_F(ShardTest, ADuplicateGetsTheStoredBytes) {
   Open(1);
-  sink_.Take();
+  Take();
   Send(Step(1, 1, {5}));
   Work();
-  const v1::Result first = sink_.Take().result();
+  const v1::Result first = Take().result();
   Send(Step(1, 1, {5}));
-  const v1::Result again = sink_.Take().result();
+  const v1::Result again = Take().result();
   EXPECT_TRUE(again.replayed());
   EXPECT_EQ(again.outputs(0).data(), first.outputs(0).data());
   EXPECT_EQ(again.state_digest(), first.state_digest());
   Send(Step(1, 1, {6}));
-  EXPECT_EQ(sink_.Take().reject().reason(), v1::SEQ_REUSED);
+  EXPECT_EQ(Take().reject().reason(), v1::SEQ_REUSED);
   Send(Step(1, 2, {6}, 1));
   Work();
-  sink_.Take();
+  Take();
   Send(Step(1, 1, {5}));
-  EXPECT_EQ(sink_.Take().reject().reason(), v1::ALREADY_ACKED);
+  EXPECT_EQ(Take().reject().reason(), v1::ALREADY_ACKED);
 }
 
 TEST_F(ShardTest, ResetAndDiscard) {
   const std::string five = Reference({5}), five_nine = Reference({5, 9});
   Open(1, true);
-  sink_.Take();
+  Take();
   Send(Step(1, 0, {80, 81}));
   v1::Request reset = Step(1, 0, {5});
   reset.mutable_step()->set_reset_before(true);
@@ -206,36 +210,36 @@ TEST_F(ShardTest, ResetAndDiscard) {
   Send(bare);
   Send(Step(1, 0, {5}));
   Work();
-  sink_.Take();
-  EXPECT_EQ(sink_.Take().result().outputs(0).data(), five);
-  sink_.Take();
-  EXPECT_EQ(sink_.Take().result().outputs(0).data(), five_nine.substr(five.size())) << "what was discarded left no trace";
-  const v1::Result alone = sink_.Take().result();
+  Take();
+  EXPECT_EQ(Take().result().outputs(0).data(), five);
+  Take();
+  EXPECT_EQ(Take().result().outputs(0).data(), five_nine.substr(five.size())) << "what was discarded left no trace";
+  const v1::Result alone = Take().result();
   EXPECT_EQ(alone.outputs_size(), 0) << "a reset alone";
   EXPECT_EQ(alone.seq(), 5u);
-  EXPECT_EQ(sink_.Take().result().outputs(0).data(), five);
+  EXPECT_EQ(Take().result().outputs(0).data(), five);
 }
 
 TEST_F(ShardTest, LanesAndSessions) {
   Send(Step(3, 1, {5}));
-  EXPECT_EQ(sink_.Take().reject().reason(), v1::NO_SESSION);
+  EXPECT_EQ(Take().reject().reason(), v1::NO_SESSION);
   Open(3);
-  sink_.Take();
+  Take();
   Open(3);
-  EXPECT_EQ(sink_.Take().reject().reason(), v1::LANE_IN_USE);
+  EXPECT_EQ(Take().reject().reason(), v1::LANE_IN_USE);
   Send(Step(3, 1, {5}));
   v1::Request close;
   close.mutable_close()->set_lane(3);
   Send(close);
   Send(Step(3, 2, {5}));
   Work();
-  EXPECT_EQ(sink_.Take().reject().reason(), v1::NO_SESSION) << "after Close";
-  EXPECT_TRUE(sink_.Take().has_result()) << "what came before Close is answered";
-  const v1::Closed closed = sink_.Take().closed();
+  EXPECT_EQ(Take().reject().reason(), v1::NO_SESSION) << "after Close";
+  EXPECT_TRUE(Take().has_result()) << "what came before Close is answered";
+  const v1::Closed closed = Take().closed();
   EXPECT_EQ(closed.applied_seq(), 1u);
   EXPECT_EQ(shard_->sessions(), 0u);
   Open(3);
-  EXPECT_TRUE(sink_.Take().has_opened()) << "the lane is free again";
+  EXPECT_TRUE(Take().has_opened()) << "the lane is free again";
 }
 
 TEST_F(ShardTest, OpensAreRefusedWithTheirReason) {
@@ -247,7 +251,7 @@ TEST_F(ShardTest, OpensAreRefusedWithTheirReason) {
     open->set_client_nonce(std::string(16, 'n'));
     change(open);
     Send(request);
-    return sink_.Take().reject();
+    return Take().reject();
   };
   EXPECT_EQ(refused([](v1::Open* o) { o->set_model("nosuch"); }).reason(), v1::NOT_FOUND);
   EXPECT_EQ(refused([](v1::Open* o) { o->set_model("../french"); }).reason(), v1::NOT_FOUND);
@@ -264,20 +268,20 @@ TEST_F(ShardTest, OpensAreRefusedWithTheirReason) {
 TEST_F(ShardTest, SessionsAreCappedByCountAndBytes) {
   for (uint32_t lane = 1; lane <= 100; ++lane) {
     Open(lane);
-    EXPECT_TRUE(sink_.Take().has_opened());
+    EXPECT_TRUE(Take().has_opened());
   }
   Open(101);
-  const v1::Reject full = sink_.Take().reject();
+  const v1::Reject full = Take().reject();
   EXPECT_EQ(full.reason(), v1::SESSIONS);
   EXPECT_GT(full.retry_after_ms(), 0u);
   Send(Step(1, 1, std::vector<int>(7000, 4)));  // the answer would be 7000 x 129 floats: above 3 MB
   Work();
-  EXPECT_EQ(sink_.Take().reject().reason(), v1::INVALID);
+  EXPECT_EQ(Take().reject().reason(), v1::INVALID);
   int taken = 0, refused = 0;
   for (uint32_t lane = 1; lane <= 100; ++lane) {
     Send(Step(lane, 1, std::vector<int>(500, 4)));
     Work();
-    const v1::Response response = sink_.Take();
+    const v1::Response response = Take();
     taken += response.has_result();
     refused += response.has_reject() && response.reject().reason() == v1::BYTES;
   }
@@ -288,10 +292,10 @@ TEST_F(ShardTest, SessionsAreCappedByCountAndBytes) {
 
 TEST_F(ShardTest, ExpiryIsToldAndItsReasonRemembered) {
   Open(1, false, 0, 100);
-  const v1::Opened opened = sink_.Take().opened();
+  const v1::Opened opened = Take().opened();
   now_us_ += 75'000'000;
   shard_->RunTimers();
-  EXPECT_TRUE(sink_.responses.empty() || sink_.Take().has_expiring());
+  EXPECT_TRUE(sink_.responses.empty() || Take().has_expiring());
   now_us_ = std::max(now_us_, shard_->next_timer_us());
   shard_->RunTimers();
   now_us_ += 200'000'000;
@@ -306,7 +310,7 @@ TEST_F(ShardTest, ExpiryIsToldAndItsReasonRemembered) {
 
 TEST_F(ShardTest, UseKeepsASessionAlive) {
   Open(1, false, 0, 100);
-  sink_.Take();
+  Take();
   for (uint64_t seq = 1; seq <= 8; ++seq) {
     now_us_ += 90'000'000;
     shard_->RunTimers();
@@ -319,10 +323,9 @@ TEST_F(ShardTest, UseKeepsASessionAlive) {
 TEST_F(ShardTest, AStreamThatVanishesLeavesABoundedAmountForABoundedTime) {
   Open(1), Open(2, true), Open(3, false, 0, 500);
   for (uint32_t lane = 1; lane <= 3; ++lane) Send(Step(lane, lane == 2 ? 0 : 1, std::vector<int>(50, 4)));
-  shard_->Detach(stream_);
-  EXPECT_EQ(shard_->sessions(), 3u) << "turns are being computed: nothing is freed under the engine";
+  shard_->Detach(std::exchange(stream_, nullptr));
+  EXPECT_EQ(shard_->sessions(), 2u) << "nobody can come back to a simple session, and its turn is given up";
   Work();
-  EXPECT_EQ(shard_->sessions(), 2u) << "nobody can come back to a simple session";
   now_us_ += 61'000'000;
   shard_->RunTimers();
   EXPECT_EQ(shard_->sessions(), 1u) << "a volatile session outlives its stream by a minute";
@@ -333,27 +336,27 @@ TEST_F(ShardTest, AStreamThatVanishesLeavesABoundedAmountForABoundedTime) {
 
 TEST_F(ShardTest, AnOperatorSeesAndClosesSessions) {
   Open(1), Open(2);
-  const v1::Opened first = sink_.Take().opened();
-  sink_.Take();
+  const v1::Opened first = Take().opened();
+  Take();
   Send(Step(1, 1, std::vector<int>(40, 4)));
   std::vector<v1::SessionInfo> all;
-  shard_->List("", &all);
+  shard_->List("", SIZE_MAX, &all);
   EXPECT_EQ(all.size(), 2u);
   SessionId id;
   std::copy(first.session_id().begin(), first.session_id().end(), id.begin());
-  EXPECT_TRUE(shard_->CloseByOperator(id).ok()) << "while its turn is being computed";
-  EXPECT_EQ(sink_.Take().ended().reason(), v1::CANCELLED_BY_OPERATOR);
+  EXPECT_TRUE(testing::CloseByOperator(*shard_, id).ok()) << "while its turn is being computed";
+  EXPECT_EQ(Take().ended().reason(), v1::CANCELLED_BY_OPERATOR);
   Work();
   EXPECT_TRUE(sink_.responses.empty());
   EXPECT_EQ(shard_->sessions(), 1u);
-  EXPECT_FALSE(shard_->CloseByOperator(id).ok());
+  EXPECT_FALSE(testing::CloseByOperator(*shard_, id).ok());
   EXPECT_TRUE(stream_->quiet());
   EXPECT_EQ(stream_->backlog_bytes(), 0u);
 }
 
 TEST_F(ShardTest, AnExpiredDeadlineRefusesUnexecuted) {
   Open(1);
-  sink_.Take();
+  Take();
   v1::Request first = Step(1, 1, std::vector<int>(30, 4));
   Send(first);
   v1::Request second = Step(1, 2, {4});
@@ -361,8 +364,8 @@ TEST_F(ShardTest, AnExpiredDeadlineRefusesUnexecuted) {
   Send(second);
   now_us_ += 11;
   Work();
-  EXPECT_EQ(sink_.Take().result().seq(), 1u);
-  const v1::Reject late = sink_.Take().reject();
+  EXPECT_EQ(Take().result().seq(), 1u);
+  const v1::Reject late = Take().reject();
   EXPECT_EQ(late.reason(), v1::DEADLINE);
   EXPECT_EQ(late.code(), 4);
 }
@@ -370,7 +373,7 @@ TEST_F(ShardTest, AnExpiredDeadlineRefusesUnexecuted) {
 TEST_F(ShardTest, PredictRunsBesideSessionsAndGivesTheSameBits) {
   const std::string whole = Reference({5, 9, 22});
   Open(1, true);
-  sink_.Take();
+  Take();
   Send(Step(1, 0, std::vector<int>(20, 4)));
   v1::PredictRequest request;
   request.set_model("french");
@@ -411,10 +414,10 @@ TEST_F(ShardTest, TracesMakeTheCellStateVisible) {
   request.mutable_open()->mutable_options()->set_last_step_only(true);
   request.mutable_open()->mutable_options()->set_timings(true);
   Send(request);
-  sink_.Take();
+  Take();
   Send(Step(1, 0, {5, 9, 22}));
   Work();
-  const v1::Result result = sink_.Take().result();
+  const v1::Result result = Take().result();
   ASSERT_EQ(result.outputs_size(), 2);
   EXPECT_EQ(result.outputs(1).name(), "cell.c");
   EXPECT_EQ(result.outputs(1).shape(0), 1);
@@ -437,27 +440,27 @@ TEST_F(ShardTest, AnInitialStateReplacesTheModels) {
   open.mutable_open()->set_simple(true);
   *open.mutable_open()->mutable_initial_state() = response.state();
   Send(open);
-  EXPECT_TRUE(sink_.Take().has_opened());
+  EXPECT_TRUE(Take().has_opened());
   Send(Step(1, 0, {9}));
   v1::Request again = Step(1, 0, {9});
   again.mutable_step()->set_reset_before(true);
   Send(again);
   Work();
   const std::string second = whole.substr(whole.size() / 2);
-  EXPECT_EQ(sink_.Take().result().outputs(0).data(), second);
-  EXPECT_EQ(sink_.Take().result().outputs(0).data(), second) << "reset goes back to the state given at Open";
+  EXPECT_EQ(Take().result().outputs(0).data(), second);
+  EXPECT_EQ(Take().result().outputs(0).data(), second) << "reset goes back to the state given at Open";
 }
 
 TEST_F(ShardTest, DrainingRefusesNewSessionsAndLetsOthersGoOn) {
   Open(1);
-  sink_.Take();
+  Take();
   shard_->Drain(5000);
-  EXPECT_EQ(sink_.Take().draining().deadline_ms(), 5000u);
+  EXPECT_EQ(Take().draining().deadline_ms(), 5000u);
   Open(2);
-  EXPECT_EQ(sink_.Take().reject().reason(), v1::DRAINING);
+  EXPECT_EQ(Take().reject().reason(), v1::DRAINING);
   Send(Step(1, 1, {4}));
   Work();
-  EXPECT_TRUE(sink_.Take().has_result());
+  EXPECT_TRUE(Take().has_result());
 }
 
 }  // namespace

@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: MIT
+// One layer of a step: the fused kernels against oneDNN and against what the machine can do at all, measured in the same
+// run, on one core. Times are of CPU, not of the clock on the wall; samples of the engines and of the limits alternate, since
+// a shared machine is not the same from one second to the next.
+#include <CLI/CLI.hpp>
+#include <cmath>
+#include <optional>
+
+#include "bench/machine_limits.h"
+#include "bench/measure.h"
+#include "bench/raw_onednn.h"
+#include "core/kernels/kernel.h"
+#include "tests/support/random_model.h"
+
+namespace lstm::bench {
+namespace {
+
+using core::AlignedBuffer;
+
+// One engine's kernel with its buffers: `rows` sessions, their states apart from each other.
+class Contender {
+ public:
+  Contender(const core::Model& model, core::Engine engine, int rows) : rows_(rows) {
+    size_t floats = 0;
+    for (const auto& state : model.state) {
+      offsets_.push_back(floats);
+      floats += (static_cast<size_t>(core::CheckedElementCount(state.shape)) + 15) / 16 * 16;
+    }
+    kernel_ = Must(core::MakeKernel({&model, &model.nodes[0], rows, &offsets_, engine}));
+    const auto count = [&](core::ValueId id) { return static_cast<size_t>(core::CheckedElementCount(model.values[static_cast<size_t>(id)].shape)); };
+    const auto room = static_cast<size_t>(rows + core::kPaddingRows);
+    x_ = AlignedBuffer<float>(room * count(model.nodes[0].inputs[0]));
+    y_ = AlignedBuffer<float>(room * count(model.nodes[0].output));
+    testing::Random random(1);
+    for (float& v : x_.span()) v = random.Uniform();
+    for (int r = 0; r < rows; ++r) {
+      for (auto* states : {&old_, &new_}) states->emplace_back(floats + 1);
+      for (float& v : old_.back().span()) v = random.Uniform();
+      in_.push_back(old_.back().data());
+      out_.push_back(new_.back().data());
+    }
+    scratch_ = kernel_->Bind({{x_.data()}, y_.data()});
+  }
+  void Step() { Must(kernel_->Run(rows_, in_.data(), out_.data(), *scratch_)); }
+
+ private:
+  int rows_;
+  std::vector<size_t> offsets_;
+  std::unique_ptr<const core::Kernel> kernel_;
+  AlignedBuffer<float> x_, y_;
+  std::vector<AlignedBuffer<float>> old_, new_;
+  std::vector<const float*> in_;
+  std::vector<float*> out_;
+  std::unique_ptr<core::KernelScratch> scratch_;
+};
+
+struct Options {
+  std::string cell = "lstm";
+  std::vector<int> hidden = {64, 128, 256, 512, 1024, 2048};
+  std::vector<int> batch = {1, 4, 8, 16, 64};
+  int64_t in = 0;  // 0: as wide as hidden
+  int samples = 15;
+  bool alone = false;
+};
+
+void Compare(const Options& o) {
+  std::printf("%s, f32, %s; microseconds of CPU a step, medians of %d samples; ratios are medians of ratios within a sample\n\n",
+              o.cell.c_str(), VectorName(), o.samples);
+  std::printf("| H | B | limit | fused | of the limit | GFLOP/s | oneDNN as we use it | ratio | oneDNN batched | ratio |\n"
+              "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n");
+  for (const int h : o.hidden) {
+    const core::Model model = testing::OneLayer(o.cell, o.in > 0 ? o.in : h, h, 1);
+    double weights = 0;
+    std::visit([&](const auto& op) {
+      if constexpr (requires { op.recurrent; }) weights += static_cast<double>(op.recurrent->values.size());
+      if constexpr (requires { op.projection; }) weights += op.projection ? static_cast<double>(op.projection->values.size()) : 0;
+      if constexpr (requires { op.weight; }) weights += static_cast<double>(op.weight->values.size());
+    }, model.nodes[0].op);
+    const LargeBuffer as_many(static_cast<size_t>(weights));
+    for (const int b : o.batch) {
+      Contender fused(model, core::Engine::kFused, b);
+      std::optional<Contender> onednn;
+      if (!o.alone) onednn.emplace(model, core::Engine::kOneDnn, b);
+      const auto raw = o.alone ? nullptr : RawOneDnnLstm::Make(model.nodes[0].op, b);  // null where the cell is none
+      std::vector<std::function<void()>> calls = {[&] { fused.Step(); }, ComputePeak, [&] { ReadThrough(as_many); }};
+      if (onednn) calls.push_back([&] { onednn->Step(); });
+      if (raw != nullptr) calls.push_back([&] { raw->Step(); });
+      const auto times = Alternate(calls, o.samples);
+      const double flop = 2 * weights * b;
+      std::vector<double> limit, part;
+      for (size_t s = 0; s < times[0].size(); ++s) {
+        limit.push_back(std::max(times[2][s], times[1][s] * flop / PeakFlop()));
+        part.push_back(limit.back() / times[0][s]);
+      }
+      const auto ratio = [&](size_t which) {
+        std::vector<double> all;
+        for (size_t s = 0; s < times[0].size(); ++s) all.push_back(times[which][s] / times[0][s]);
+        return Median(all);
+      };
+      const double mine = Median(times[0]);
+      std::printf("| %d | %d | %.2f | %.2f | %.0f %% | %.0f |", h, b, Median(limit) * 1e6, mine * 1e6, 100 * Median(part), flop / mine / 1e9);
+      for (size_t other = 3; other < 5; ++other) {
+        if (other < times.size()) {
+          std::printf(" %.2f | %.2f |", Median(times[other]) * 1e6, ratio(other));
+        } else {
+          std::printf(" | |");
+        }
+      }
+      std::printf("\n");
+      std::fflush(stdout);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace lstm::bench
+
+int main(int argc, char** argv) {
+  lstm::bench::Options o;
+  CLI::App app("One layer of a step: fused against oneDNN and the machine's limits", "bench-kernels");
+  app.option_defaults()->always_capture_default();
+  app.add_option("--cell", o.cell, "lstm, lstm_peephole, lstm_projection, gru_after, gru_before, rnn_tanh, rnn_relu or linear");
+  app.add_option("--hidden", o.hidden, "Sizes")->delimiter(',');
+  app.add_option("--batch", o.batch, "Rows")->delimiter(',');
+  app.add_option("--in", o.in, "Input width; 0: that of the layer");
+  app.add_flag("--alone", o.alone, "Without oneDNN, whose weights push those of the other out of the caches");
+  app.add_option("--samples", o.samples, "Samples of each engine")->check(CLI::Range(1, 1000));
+  CLI11_PARSE(app, argc, argv);
+  lstm::bench::Compare(o);
+}

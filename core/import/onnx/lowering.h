@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "core/import/onnx/arrange.h"
+#include "core/import/onnx/graph.h"
+#include "core/import/onnx/tensor.h"
+#include "core/model/model_builder.h"
+
+// Private to core/import/onnx: from a graph to the model of one step of one session. A session is a batch of one, so an axis
+// of the batch has one item and mixes with nothing. The axis of time has one item too while it is tracked: an op that would
+// mix it with anything is refused. Shapes that the graph computes see it as kTime.
+namespace lstm::core::onnx {
+
+// The length of a sequence in shapes that a graph computes: a prime that no size of a network is a multiple of.
+inline constexpr int64_t kTime = 1'048'583;
+
+// How the open questions of a graph are answered. Lowering a graph answers some; then it is lowered anew.
+struct Reading {
+  std::map<int, int> time;                      // input -> its axis of time
+  std::set<std::pair<int, int>> single;         // input and axis: a fixed batch, of which a session is one item
+  std::set<int> states;                         // inputs that the session carries
+  std::map<int, int> next;                      // such an input -> the output that is its next value
+  std::set<int> explicit_states;                // states that are read and written by themselves, not by a cell
+  std::set<int> constants;                      // inputs that data given beside the graph fixes
+  std::set<std::string, std::less<>> plain_cells;  // cells in plain ops: something reads what a cell's kernel keeps to itself
+};
+
+struct GraphInput {
+  Declared declared;
+  Shape shape;                  // of one step of one session
+  std::vector<bool> open;       // axes whose size nobody said
+  int time = -1;
+  bool decided = false;         // the manifest says what its time is
+  bool no_state = false;        // the manifest says that nobody carries it
+  int64_t look_back = 0;
+  TensorPtr constant;
+  TensorPtr initial;            // of a state
+};
+
+// An element of a value of the step: one of a source.
+struct Element {
+  int32_t source;
+  int32_t index;
+  bool operator==(const Element&) const = default;
+};
+
+// A value of the graph: a constant, or elements that the step computes.
+struct Val {
+  TensorPtr tensor;
+  std::optional<StoredTensor> stored;  // a constant that still lies in the file
+  bool is_float = true;
+  Shape shape;                         // of the step: the axis of time is 1
+  int time = -1;
+  int64_t head = 0, tail = 0;          // frames of zeros before, and frames beyond the end, that padding added to time
+  bool last = false;                   // it belongs to the end of the sequence
+  std::vector<int> labels;             // per axis: the axis of an input that it is, or -1
+  int source = -1;                     // all of this source, in order, ...
+  std::shared_ptr<const std::vector<Element>> elements;  // ... or these
+
+  bool constant() const { return source < 0 && !elements; }
+  int64_t count() const { return CheckedElementCount(shape); }
+  Element at(int64_t i) const { return elements ? (*elements)[static_cast<size_t>(i)] : Element{source, static_cast<int32_t>(i)}; }
+};
+using ValPtr = std::shared_ptr<const Val>;
+
+class Lowering {
+ public:
+  Lowering(const FileView& file, std::vector<GraphInput>& inputs, Reading& reading, ModelBuilder& builder, int64_t& budget)
+      : file_(file), inputs_(inputs), reading_(reading), builder_(builder), budget_(budget) {}
+
+  // Lowers the whole graph. ABORTED where `reading` learnt something: lower anew. INVALID_ARGUMENT names the node, the
+  // value or the input, and says what stands against a step at a time.
+  absl::Status Run();
+
+  struct Output {
+    std::string name;
+    ValPtr value;
+    int input = -1;  // it is the next value of this one
+  };
+  const std::vector<Output>& outputs() const { return outputs_; }
+
+  // ---- for the parts of lowering in other files ----
+  struct Call {
+    const NodeView& node;
+    std::vector<ValPtr> in;   // null: absent
+    std::vector<ValPtr> out;
+    const Val& operator[](size_t i) const { return *in[i]; }
+    bool has(size_t i) const { return i < in.size() && in[i] != nullptr; }
+  };
+
+ private:
+  struct Source {
+    enum Kind { kValue, kInput, kConstant, kCell } kind;  // kCell: the new cell state of a cell, no value of the model
+    ValueId value = -1;
+    int input = -1;
+    TensorPtr constant;
+    Shape shape;
+    std::string cell = {};
+  };
+  struct Claim {  // a cell keeps these elements of an input as its own state
+    int input;
+    std::vector<int32_t> at;
+    int source;   // of the new elements, in order
+    int step_axis;  // of a graph of one step, where somebody must carry the state on: the axis that may be time; else -2
+  };
+
+  // lowering.cc: the walk
+  absl::Status RunNodes(const GraphView& graph);
+  absl::Status RunNode(std::string_view message);
+  absl::Status RunIf(Call& call);
+  absl::Status AddInputs();
+  absl::Status Bind(std::string_view name, ValPtr value);
+  absl::Status CountUses(std::string_view graph_message, int depth);
+
+  // values.cc: values of the step
+  absl::StatusOr<TensorPtr> Constant(const Val& val);              // INVALID_ARGUMENT for what is none
+  absl::StatusOr<TensorPtr> ConstantOf(const Call& call, size_t i, const char* what);
+  absl::StatusOr<std::vector<int64_t>> IntsOf(const Call& call, size_t i, const char* what);
+  ValPtr MakeConstantVal(Tensor tensor);
+  ValPtr Computed(ValueId id, Shape shape, const Val& like);       // time, last and labels from `like`
+  absl::StatusOr<ValPtr> Arranged(const Val& val, const Arrangement& arrangement, Shape shape, double fill = 0);
+  ValPtr Reshaped(const Val& val, Shape shape);                    // the same elements; time is left to the caller
+  absl::StatusOr<ValueId> Use(const Val& val, const Shape& shape); // as a value of the model
+  absl::StatusOr<ValueId> ValueOf(int source);
+  absl::StatusOr<ValueId> Add(absl::string_view what, Op op, std::vector<ValueId> inputs);
+  std::string FreshName(absl::string_view wanted);
+  absl::StatusOr<StateId> AddState(absl::string_view wanted, Shape shape, std::vector<float> initial);
+  absl::Status Spend(int64_t elements);
+  void Unite(int a, int b);
+  int Root(int label);
+  // True where the label's axes were made time, so that the graph must be lowered anew.
+  bool MakeTime(int label);
+  bool IsOpen(int label);
+  Shape FullShape(const Val& val) const;
+  absl::Status Refuse(absl::string_view why) const { return absl::InvalidArgumentError(why); }
+
+  // structure.cc, math.cc, windows.cc, recurrent.cc: the ops. UNIMPLEMENTED where an op is not theirs.
+  absl::Status Structure(Call& call);
+  absl::Status Math(Call& call);
+  absl::Status Windows(Call& call);
+  absl::Status Recurrent(Call& call);
+
+  absl::Status LowerShape(Call& call);
+  absl::Status LowerReshape(Call& call, const std::vector<int64_t>& target, bool zero_copies);
+  absl::Status LowerTranspose(Call& call);
+  absl::Status LowerSlice(Call& call);
+  absl::Status LowerGather(Call& call);
+  absl::Status LowerConcat(Call& call);
+  absl::Status LowerSplit(Call& call);
+  absl::Status LowerPad(Call& call);
+  absl::Status LowerExpand(Call& call, Shape target);
+  absl::StatusOr<ValPtr> Embedding(const Call& call, const Val& table, const Val& ids);
+  absl::StatusOr<ValPtr> Cut(const Val& val, size_t axis, int64_t begin, int64_t count, int64_t step);
+
+  absl::StatusOr<ValPtr> Combine(ElementwiseKind kind, const Val& a, const Val& b);
+  absl::StatusOr<ValPtr> Activated(const Val& val, ActivationOp op);
+  absl::StatusOr<ValPtr> Scaled(const Val& val, double scale, double offset);
+  absl::StatusOr<ValPtr> Linear(const Val& val, ConstantPtr weight, ConstantPtr bias);
+  absl::Status LowerMatMul(Call& call);
+  absl::Status LowerGemm(Call& call);
+  absl::Status LowerReduce(Call& call, ReduceKind kind);
+  absl::StatusOr<ValPtr> Reduced(const Val& val, ReduceKind kind, std::vector<int64_t> axes, bool keep);
+  absl::Status LowerSoftmax(Call& call, bool log);
+  absl::Status LowerNorm(Call& call);
+  absl::Status LowerBatchNorm(Call& call);
+  void NoteGate(std::string_view op, const Call& call);
+
+  absl::Status LowerConv(Call& call);
+  absl::Status LowerPool(Call& call);
+  // The value with the `frames` before it in front, along the axis of time.
+  absl::StatusOr<ValPtr> WithContext(const Val& val, int64_t frames, absl::string_view name);
+
+  struct Cell;
+  absl::Status ReadCell(Call& call, Cell& cell);
+  absl::Status ReadActivations(const NodeView& node, Cell& cell);
+  absl::Status PlaceInTime(Call& call, Cell& cell);
+  // One part of the state before the step: from an input of the graph, or kept by the cell. -1: `initial` is read as it is.
+  absl::StatusOr<StateId> OwnState(const Cell& cell, const ValPtr& initial, const char* part, int& input, std::vector<int32_t>& at);
+  absl::StatusOr<ValPtr> Native(const Cell& cell, const Val& x, StateId h, StateId c);
+  absl::Status PlainStep(const Cell& cell, const Val& x, ValPtr& h, ValPtr& c);
+  absl::StatusOr<ValPtr> Activate(const Val& val, const Cell& cell, size_t which);
+  absl::StatusOr<ValPtr> Gates(const Val& x, const Val& h, const Cell& cell, size_t first, size_t count, bool inputs, bool recurrent, const ConstantPtr& bias);
+
+  // states.cc: what the session carries
+  absl::Status FinishStates();
+  absl::Status PairStates();
+  bool Matches(int input, const Val& output) const;  // all that is known of the input's new elements is there
+  absl::Status WriteState(int input, const Val& next);
+
+  const FileView& file_;
+  std::vector<GraphInput>& inputs_;
+  Reading& reading_;
+  ModelBuilder& builder_;
+  int64_t& budget_;
+  std::unordered_map<std::string_view, ValPtr> values_;
+  std::unordered_map<std::string_view, int64_t> uses_;
+  std::vector<Source> sources_;
+  std::vector<int> input_source_;
+  std::vector<ValPtr> input_value_;
+  std::map<int, StateId> read_states_;                    // inputs that are read by themselves
+  std::vector<Claim> claims_;
+  std::set<int> sigmoids_;                                // sources that are sigmoids
+  std::map<int, Val> gated_;                              // source of a product -> elements of an input, times a sigmoid
+  struct Gate {
+    int input, source;
+    Val elements;
+  };
+  std::vector<Gate> gates_;                               // ... and of the sum that it became: the next cell state
+  std::map<std::pair<int, Shape>, ValueId> reshaped_;
+  std::map<std::pair<const void*, Shape>, ValueId> selected_;
+  std::vector<ValPtr> kept_;                              // keeps the keys of selected_ alive
+  std::set<std::string> names_;
+  std::vector<int> parents_;                              // of labels
+  std::vector<Output> outputs_;
+  int64_t elements_ = 0;
+  std::string node_name_;
+};
+
+// For messages: the manifest line that answers a question.
+std::string ManifestLine(std::string_view input, absl::string_view rest);
+
+std::shared_ptr<Constant> NewConstant(Shape shape);
+
+}  // namespace lstm::core::onnx

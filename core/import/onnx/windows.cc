@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: MIT
+// Convolutions and pools: over axes of the step as one product, over time with the frames before kept in the session's state.
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
+#include "core/import/onnx/lowering.h"
+
+namespace lstm::core::onnx {
+namespace {
+
+struct Window {
+  std::vector<int64_t> kernel, strides, dilations, before, after;
+};
+
+absl::Status ReadWindow(const NodeView& node, const Shape& shape, Window& w) {
+  const size_t n = w.kernel.size();
+  const auto list = [&](const char* name, std::vector<int64_t>& out, size_t count, int64_t otherwise) -> absl::Status {
+    const Attribute* a = node.Find(name);
+    out = a != nullptr ? a->ints : std::vector<int64_t>(count, otherwise);
+    if (out.size() != count) return absl::InvalidArgumentError(absl::StrCat(name, " has ", out.size(), " numbers, expected ", count));
+    for (int64_t v : out) {
+      if (v < (otherwise == 0 ? 0 : 1) || v > kMaxInts) return absl::InvalidArgumentError(absl::StrCat(name, " has ", v));
+    }
+    return absl::OkStatus();
+  };
+  std::vector<int64_t> pads;
+  LSTM_RETURN_IF_ERROR(list("strides", w.strides, n, 1));
+  LSTM_RETURN_IF_ERROR(list("dilations", w.dilations, n, 1));
+  LSTM_RETURN_IF_ERROR(list("pads", pads, 2 * n, 0));
+  w.before.assign(pads.begin(), pads.begin() + static_cast<long>(n));
+  w.after.assign(pads.begin() + static_cast<long>(n), pads.end());
+  const std::string_view mode = node.Text("auto_pad", "NOTSET");
+  for (size_t j = 0; j < n; ++j) {
+    if (w.kernel[j] < 1 || w.kernel[j] > kMaxInts) return absl::InvalidArgumentError(absl::StrCat("its kernel has ", w.kernel[j]));
+    if (mode == "VALID") w.before[j] = w.after[j] = 0;
+    if (mode != "SAME_UPPER" && mode != "SAME_LOWER") continue;
+    const int64_t size = shape[j + 2], out = (size + w.strides[j] - 1) / w.strides[j];
+    const int64_t all = std::max<int64_t>(0, (out - 1) * w.strides[j] + (w.kernel[j] - 1) * w.dilations[j] + 1 - size);
+    w.before[j] = mode == "SAME_UPPER" ? all / 2 : all - all / 2;
+    w.after[j] = all - w.before[j];
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<ValPtr> Lowering::WithContext(const Val& val, int64_t frames, absl::string_view name) {
+  if (frames == 0) return std::make_shared<const Val>(val);
+  const auto t = static_cast<size_t>(val.time);
+  Shape shape = val.shape;
+  shape[t] = frames;
+  LSTM_ASSIGN_OR_RETURN(int64_t count, ElementCount(shape));
+  LSTM_RETURN_IF_ERROR(Spend(3 * count));
+  LSTM_ASSIGN_OR_RETURN(const StateId state, AddState(absl::StrCat(name, ".context"), shape, {}));
+  LSTM_ASSIGN_OR_RETURN(const ValueId before, Add("context", StateReadOp{state}, {}));
+  const ValPtr past = Computed(before, shape, Val{});
+  auto window = std::make_shared<Val>(val);
+  window->source = -1;
+  window->head = 0;
+  window->shape[t] = frames + 1;
+  auto elements = std::make_shared<std::vector<Element>>();
+  int64_t outer = 1, inner = 1;
+  for (size_t a = 0; a < t; ++a) outer *= val.shape[a];
+  for (size_t a = t + 1; a < val.shape.size(); ++a) inner *= val.shape[a];
+  for (int64_t o = 0; o < outer; ++o) {
+    for (int64_t i = 0; i < frames * inner; ++i) elements->push_back(past->at(o * frames * inner + i));
+    for (int64_t i = 0; i < inner; ++i) elements->push_back(val.at(o * inner + i));
+  }
+  window->elements = std::move(elements);
+  LSTM_ASSIGN_OR_RETURN(const ValPtr next, Arranged(*window, Sliced(window->shape, t, 1, frames, 1), shape));
+  LSTM_ASSIGN_OR_RETURN(const ValueId id, Use(*next, shape));
+  LSTM_RETURN_IF_ERROR(Add("context.after", StateWriteOp{state}, {id}).status());
+  return ValPtr(window);
+}
+
+absl::Status Lowering::LowerConv(Call& call) {
+  ValPtr x = call.in[0];
+  LSTM_ASSIGN_OR_RETURN(const TensorPtr w, ConstantOf(call, 1, "kernel"));
+  const int64_t groups = call.node.Int("group", 1);
+  const size_t rank = x->shape.size();
+  if (rank < 3 || w->shape.size() != rank || !w->is_float || w->size() == 0) return Refuse(absl::StrCat("reads shape ", ShapeString(x->shape), " with a kernel of shape ", ShapeString(w->shape)));
+  if (x->constant() || !x->is_float) return Refuse("reads a constant, or integers");
+  if (x->time == 0 || x->time == 1) return Refuse("time is its axis of batch or channels");
+  const int64_t out = w->shape[0], per_group = w->shape[1];
+  if (groups < 1 || groups > 1024 || out % groups != 0 || x->shape[0] != 1 || x->shape[1] != per_group * groups) {
+    return Refuse(absl::StrCat("reads shape ", ShapeString(x->shape), " in ", groups, " groups, its kernel of shape ", ShapeString(w->shape), " expects one item of ", per_group, " channels a group"));
+  }
+  for (size_t a = 2; a < rank; ++a) {
+    if (x->time < 0 && w->shape[a] > 1 && IsOpen(x->labels[a]) && MakeTime(x->labels[a])) return absl::AbortedError("time was found");
+  }
+  Window window;
+  window.kernel.assign(w->shape.begin() + 2, w->shape.end());
+  LSTM_RETURN_IF_ERROR(ReadWindow(call.node, x->shape, window));
+  int64_t tail = x->tail;
+  if (x->time >= 0) {
+    const size_t j = static_cast<size_t>(x->time) - 2;
+    const int64_t reach = (window.kernel[j] - 1) * window.dilations[j], before = x->head + window.before[j];
+    const std::string_view mode = call.node.Text("auto_pad", "NOTSET");
+    if (reach > 0 && (mode == "SAME_UPPER" || mode == "SAME_LOWER")) return Refuse("pads time on both sides: it looks ahead");
+    if (window.strides[j] != 1) return Refuse(absl::StrCat("steps over time by ", window.strides[j], ": what it gives is not one for each step"));
+    if (before != reach) {
+      return Refuse(before < reach ? absl::StrCat("reads ", reach + 1, " frames and has ", before, " frames of padding before them: it looks ", reach - before, " frames ahead")
+                                   : absl::StrCat("pads time by ", before, " frames in front, expected ", reach));
+    }
+    tail += window.after[j];
+    window.before[j] = window.after[j] = 0;
+    LSTM_ASSIGN_OR_RETURN(x, WithContext(*x, reach, node_name_));
+  }
+  std::vector<int64_t> before(rank, 0), after(rank, 0);
+  std::copy(window.before.begin(), window.before.end(), before.begin() + 2);
+  std::copy(window.after.begin(), window.after.end(), after.begin() + 2);
+  ValPtr padded = x;
+  if (std::any_of(before.begin(), before.end(), [](int64_t n) { return n != 0; }) || std::any_of(after.begin(), after.end(), [](int64_t n) { return n != 0; })) {
+    LSTM_ASSIGN_OR_RETURN(const Arrangement pad, Padded(x->shape, before, after, PadMode::kConstant));
+    LSTM_RETURN_IF_ERROR(ElementCount(pad.shape()).status());
+    LSTM_ASSIGN_OR_RETURN(padded, Arranged(*x, pad, pad.shape()));
+  }
+  Shape shape = {1, out};
+  int64_t positions = 1, taps = per_group;
+  for (size_t j = 0; j < window.kernel.size(); ++j) {
+    const int64_t extent = (window.kernel[j] - 1) * window.dilations[j] + 1, n = padded->shape[j + 2];
+    if (n < extent) return Refuse(absl::StrCat("its kernel reaches over ", extent, " items, axis ", j + 2, " of shape ", ShapeString(padded->shape), " has ", n));
+    shape.push_back((n - extent) / window.strides[j] + 1);
+    positions *= shape.back();
+    taps *= window.kernel[j];
+  }
+  LSTM_RETURN_IF_ERROR(ElementCount({positions, taps, groups}).status());
+  LSTM_RETURN_IF_ERROR(Spend(positions * taps * groups));
+  const auto strides = Strides(padded->shape);
+  std::vector<ValPtr> parts;
+  const int64_t out_per_group = out / groups;
+  TensorPtr bias;
+  if (call.has(2)) {
+    LSTM_ASSIGN_OR_RETURN(bias, ConstantOf(call, 2, "bias"));
+    if (!bias->is_float || static_cast<int64_t>(bias->size()) != out) return Refuse(absl::StrCat("its bias has ", bias->size(), " numbers, expected ", out));
+  }
+  for (int64_t g = 0; g < groups; ++g) {
+    Arrangement rows;
+    for (size_t j = 0; j < window.kernel.size(); ++j) {
+      auto& axis = rows.axes.emplace_back();
+      for (int64_t o = 0; o < shape[j + 2]; ++o) axis.push_back(o * window.strides[j] * strides[j + 2]);
+    }
+    auto& channels = rows.axes.emplace_back();
+    for (int64_t c = 0; c < per_group; ++c) channels.push_back((g * per_group + c) * strides[1]);
+    for (size_t j = 0; j < window.kernel.size(); ++j) {
+      auto& axis = rows.axes.emplace_back();
+      for (int64_t k = 0; k < window.kernel[j]; ++k) axis.push_back(k * window.dilations[j] * strides[j + 2]);
+    }
+    Val flat = *padded;
+    flat.time = -1;
+    flat.tail = 0;
+    LSTM_ASSIGN_OR_RETURN(const ValPtr gathered, Arranged(flat, rows, {positions, taps}));
+    auto weight = NewConstant({out_per_group, taps});
+    std::copy_n(w->floats.data() + g * out_per_group * taps, out_per_group * taps, weight->values.data());
+    std::shared_ptr<core::Constant> own;
+    if (bias) {
+      own = NewConstant({out_per_group});
+      std::copy_n(bias->floats.data() + g * out_per_group, out_per_group, own->values.data());
+    }
+    LSTM_ASSIGN_OR_RETURN(const ValPtr y, Linear(*gathered, weight, own));
+    parts.push_back(y);
+  }
+  auto elements = std::make_shared<std::vector<Element>>();
+  for (int64_t o = 0; o < out; ++o) {
+    for (int64_t p = 0; p < positions; ++p) elements->push_back(parts[static_cast<size_t>(o / out_per_group)]->at(p * out_per_group + o % out_per_group));
+  }
+  auto result = std::make_shared<Val>();
+  result->shape = shape;
+  result->time = x->time;
+  result->tail = tail;
+  result->last = x->last;
+  result->labels.assign(rank, -1);
+  result->labels[0] = x->labels[0];
+  for (size_t a = 2; a < rank; ++a) {
+    if (shape[a] == call[0].shape[a]) result->labels[a] = x->labels[a];
+  }
+  result->elements = std::move(elements);
+  call.out[0] = std::move(result);
+  return absl::OkStatus();
+}
+
+absl::Status Lowering::LowerPool(Call& call) {
+  const Val& x = call[0];
+  const std::string_view op = call.node.op;
+  const bool global = op == "GlobalAveragePool" || op == "GlobalMaxPool", mean = op == "AveragePool" || op == "GlobalAveragePool";
+  if (x.shape.size() < 3 || x.constant() || !x.is_float) return Refuse(absl::StrCat("reads shape ", ShapeString(x.shape), ", expected computed floats [N, C, ...]"));
+  if (global) {
+    std::vector<int64_t> axes;
+    for (size_t a = 2; a < x.shape.size(); ++a) axes.push_back(static_cast<int64_t>(a));
+    LSTM_ASSIGN_OR_RETURN(call.out[0], Reduced(x, mean ? ReduceKind::kMean : ReduceKind::kMaximum, axes, true));
+    return absl::OkStatus();
+  }
+  Window window;
+  if (const Attribute* k = call.node.Find("kernel_shape")) window.kernel = k->ints;
+  if (window.kernel.size() + 2 != x.shape.size()) return Refuse("its kernel_shape does not fit its input");
+  LSTM_RETURN_IF_ERROR(ReadWindow(call.node, x.shape, window));
+  if (call.node.Int("ceil_mode", 0) != 0) return Refuse("ceil_mode is not supported");
+  std::vector<int64_t> before = {0, 0}, after = {0, 0};
+  before.insert(before.end(), window.before.begin(), window.before.end());
+  after.insert(after.end(), window.after.begin(), window.after.end());
+  for (size_t j = 0; j < window.kernel.size(); ++j) {
+    if (x.time == static_cast<int>(j) + 2 && (window.kernel[j] != 1 || window.strides[j] != 1)) return Refuse("pools over time: it gives less than one for each step, or looks ahead");
+    if (mean && (window.before[j] != 0 || window.after[j] != 0) && call.node.Int("count_include_pad", 0) == 0) return Refuse("pads an average: only count_include_pad is supported");
+  }
+  LSTM_ASSIGN_OR_RETURN(const Arrangement pad, Padded(x.shape, before, after, PadMode::kConstant));
+  LSTM_RETURN_IF_ERROR(ElementCount(pad.shape()).status());
+  LSTM_ASSIGN_OR_RETURN(const ValPtr padded, Arranged(x, pad, pad.shape(), mean ? 0 : -static_cast<double>(std::numeric_limits<float>::max())));
+  const auto strides = Strides(padded->shape);
+  Arrangement rows;
+  Shape shape = {x.shape[0], x.shape[1]};
+  int64_t taps = 1;
+  for (size_t a = 0; a < 2; ++a) rows.axes.push_back(Same(padded->shape).axes[a]);
+  for (size_t j = 0; j < window.kernel.size(); ++j) {
+    const int64_t extent = (window.kernel[j] - 1) * window.dilations[j] + 1, n = padded->shape[j + 2];
+    if (n < extent) return Refuse(absl::StrCat("its kernel reaches over ", extent, " items of ", n));
+    shape.push_back((n - extent) / window.strides[j] + 1);
+    taps *= window.kernel[j];
+    auto& axis = rows.axes.emplace_back();
+    for (int64_t o = 0; o < shape.back(); ++o) axis.push_back(o * window.strides[j] * strides[j + 2]);
+  }
+  for (size_t j = 0; j < window.kernel.size(); ++j) {
+    auto& axis = rows.axes.emplace_back();
+    for (int64_t k = 0; k < window.kernel[j]; ++k) axis.push_back(k * window.dilations[j] * strides[j + 2]);
+  }
+  const int64_t count = CheckedElementCount(shape);
+  LSTM_RETURN_IF_ERROR(ElementCount({count, taps}).status());
+  LSTM_RETURN_IF_ERROR(Spend(count * taps));
+  LSTM_ASSIGN_OR_RETURN(const ValPtr gathered, Arranged(*padded, rows, {count, taps}));
+  LSTM_ASSIGN_OR_RETURN(const ValueId in, Use(*gathered, {count, taps}));
+  LSTM_ASSIGN_OR_RETURN(const ValueId y, Add("", ReduceOp{mean ? ReduceKind::kMean : ReduceKind::kMaximum}, {in}));
+  Val like = x;
+  call.out[0] = Computed(y, shape, like);
+  return absl::OkStatus();
+}
+
+absl::Status Lowering::Windows(Call& call) {
+  const std::string_view op = call.node.op;
+  const bool pool = op == "MaxPool" || op == "AveragePool" || op == "GlobalAveragePool" || op == "GlobalMaxPool";
+  if (op != "Conv" && !pool) return absl::UnimplementedError("");
+  if (!call.has(0)) return Refuse("its input is missing");
+  return pool ? LowerPool(call) : LowerConv(call);
+}
+
+}  // namespace lstm::core::onnx

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+
+#include "core/model/model.h"
+
+namespace lstm::core {
+
+// One layer of a step, computed by our own kernels: matrix products and gates in one pass, weights packed once, rows taken
+// where they lie. A row's bits depend on that row alone: not on the batch, its place in it, the vector width or the
+// instruction set, since every sum is one chain of fused multiply-adds in one order, and no function is used whose result
+// IEEE 754 leaves open. Immutable and thread-safe; every thread brings a Scratch.
+class FusedOp {
+ public:
+  enum class InstructionSet { kPortable, kAvx2, kAvx512 };
+  static bool Supported(InstructionSet set);
+  static InstructionSet Best();  // that this machine supports
+
+  // Arrays of row pointers, one per row; not every layer has all. No row that is written may overlap one that is read or
+  // another. Rows need no alignment, and nothing beside them is touched.
+  struct Rows {
+    const float* const* x = nullptr;  // [I]
+    const float* const* h = nullptr;  // [H], or [P] with a projection
+    const float* const* c = nullptr;  // [H]
+    float* const* out = nullptr;      // the value; of cells the new h
+    float* const* copy = nullptr;     // the same once more, or null
+    float* const* c_new = nullptr;    // [H]
+  };
+
+  // Confined to one thread.
+  class Scratch {
+   public:
+    virtual ~Scratch() = default;
+  };
+
+  // The op's shapes agree with each other (core/model/op_shapes.h). The instruction set is one that is supported.
+  static std::unique_ptr<const FusedOp> Lstm(const LstmOp& op, InstructionSet set);
+  static std::unique_ptr<const FusedOp> Gru(const GruOp& op, InstructionSet set);
+  static std::unique_ptr<const FusedOp> Rnn(const RnnOp& op, InstructionSet set);
+  // weight [O, I] row-major, bias [O] or null.
+  static std::unique_ptr<const FusedOp> Linear(const float* weight, const float* bias, size_t out, size_t in, InstructionSet set);
+  virtual ~FusedOp() = default;
+
+  // For batches of any size up to max_rows. Nothing is allocated after it.
+  virtual std::unique_ptr<Scratch> MakeScratch(size_t max_rows) const = 0;
+
+  // Where a number is not finite only that row's results are not.
+  virtual void Run(size_t count, const Rows& rows, Scratch& scratch) const = 0;
+
+  virtual std::string Describe() const = 0;  // "fused AVX2, any batch"
+};
+
+}  // namespace lstm::core

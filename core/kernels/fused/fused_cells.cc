@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: MIT
+#include <utility>
+
+#include "core/kernels/fused/fused_parts.h"
+
+namespace lstm::core {
+namespace fused {
+namespace {
+
+size_t Columns(const ConstantPtr& matrix) { return static_cast<size_t>(matrix->shape[1]); }
+const float* Data(const ConstantPtr& constant) { return constant->values.data(); }
+
+class LstmLayer : public Layer {
+ public:
+  LstmLayer(const LstmOp& op, const Isa& isa) : Layer(isa) {
+    const auto hidden = static_cast<size_t>(op.weight->shape[0] / 4);
+    const std::vector<size_t> gates = {0, hidden, 2 * hidden, 3 * hidden};
+    gates_ = {PackGates({{Data(op.weight), Columns(op.weight), gates}, {Data(op.recurrent), Columns(op.recurrent), gates}}, hidden, isa.width),
+              PackGateVectors({Data(op.bias), Data(op.bias) + hidden, Data(op.bias) + 2 * hidden, Data(op.bias) + 3 * hidden}, hidden, isa.width),
+              Columns(op.weight), Columns(op.recurrent), hidden};
+    if (op.peephole) {
+      const float* p = Data(op.peephole);
+      peephole_ = PackGateVectors({p, p + hidden, p + 2 * hidden}, hidden, isa.width);
+    }
+    if (op.projection) projection_ = PackDense(Data(op.projection), nullptr, nullptr, Columns(op.recurrent), hidden, 0, isa);
+  }
+
+ protected:
+  struct LstmScratch : BaseScratch {
+    Block whole;  // o * tanh(c'), before the projection
+  };
+  std::unique_ptr<BaseScratch> MakeBlockScratch(size_t rows) const override {
+    auto scratch = std::make_unique<LstmScratch>();
+    if (projection_.units > 0) scratch->whole = Block(rows, gates_.units);
+    return scratch;
+  }
+  void RunBlock(size_t count, const Rows& rows, BaseScratch& base) const override {
+    auto& scratch = static_cast<LstmScratch&>(base);
+    const bool projects = projection_.units > 0;
+    isa_.lstm({ProductOf(gates_, count, rows.x, rows.h, scratch), peephole_.data(), rows.c, rows.c_new,
+               projects ? scratch.whole.pointers.data() : rows.out, projects ? nullptr : rows.copy});
+    if (projects) isa_.dense({ProductOf(projection_, count, scratch.whole.read(), nullptr, scratch), Squash::kNone, rows.out, rows.copy});
+  }
+
+ private:
+  Weights gates_, projection_;
+  AlignedBuffer<float> peephole_;
+};
+
+class GruAfterLayer : public Layer {
+ public:
+  GruAfterLayer(const GruOp& op, const Isa& isa) : Layer(isa) {
+    const size_t hidden = Columns(op.recurrent);
+    const std::vector<size_t> gates = {0, hidden, 2 * hidden};
+    const float* b = Data(op.bias);
+    weights_ = {PackGates({{Data(op.weight), Columns(op.weight), gates}, {Data(op.recurrent), hidden, gates}}, hidden, isa.width),
+                PackGateVectors({b, b + hidden, b + 2 * hidden, b + 3 * hidden}, hidden, isa.width), Columns(op.weight), hidden, hidden};
+  }
+
+ protected:
+  void RunBlock(size_t count, const Rows& rows, BaseScratch& scratch) const override {
+    isa_.gru_after({ProductOf(weights_, count, rows.x, rows.h, scratch), rows.out, rows.copy});
+  }
+
+ private:
+  Weights weights_;
+};
+
+// Two passes, since n needs all of r * h.
+class GruBeforeLayer : public Layer {
+ public:
+  GruBeforeLayer(const GruOp& op, const Isa& isa) : Layer(isa) {
+    const size_t hidden = Columns(op.recurrent);
+    const float* b = Data(op.bias);
+    first_ = {PackGates({{Data(op.weight), Columns(op.weight), {0, hidden, 2 * hidden}}, {Data(op.recurrent), hidden, {0, hidden}}}, hidden, isa.width),
+              PackGateVectors({b, b + hidden, b + 2 * hidden}, hidden, isa.width), Columns(op.weight), hidden, hidden};
+    second_ = {PackWide({{Data(op.recurrent), hidden, {2 * hidden}}}, hidden, isa.width), {}, 0, hidden, hidden};
+  }
+
+ protected:
+  struct GruScratch : BaseScratch {
+    Block z, reset, n;
+  };
+  std::unique_ptr<BaseScratch> MakeBlockScratch(size_t rows) const override {
+    auto scratch = std::make_unique<GruScratch>();
+    const size_t stride = (first_.units + isa_.width - 1) / isa_.width * isa_.width;
+    for (Block* block : {&scratch->z, &scratch->reset, &scratch->n}) *block = Block(rows, stride);
+    return scratch;
+  }
+  void RunBlock(size_t count, const Rows& rows, BaseScratch& base) const override {
+    auto& s = static_cast<GruScratch&>(base);
+    isa_.gru_before({ProductOf(first_, count, rows.x, rows.h, s), s.z.values.data(), s.reset.values.data(), s.n.values.data(), s.n.stride});
+    isa_.gru_blend({ProductOf(second_, count, nullptr, s.reset.read(), s), s.z.values.data(), s.n.values.data(), s.n.stride, rows.h,
+                    rows.out, rows.copy});
+  }
+
+ private:
+  Weights first_, second_;
+};
+
+}  // namespace
+}  // namespace fused
+
+std::unique_ptr<const FusedOp> FusedOp::Lstm(const LstmOp& op, InstructionSet set) {
+  return std::make_unique<const fused::LstmLayer>(op, fused::IsaFor(set));
+}
+
+std::unique_ptr<const FusedOp> FusedOp::Gru(const GruOp& op, InstructionSet set) {
+  if (op.reset_after) return std::make_unique<const fused::GruAfterLayer>(op, fused::IsaFor(set));
+  return std::make_unique<const fused::GruBeforeLayer>(op, fused::IsaFor(set));
+}
+
+}  // namespace lstm::core

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "core/base/aligned_buffer.h"
+#include "core/kernels/fused/fused.h"
+#include "core/kernels/fused/jobs.h"
+#include "core/kernels/fused/pack.h"
+
+// Private to core/kernels/fused: what the layers have in common.
+namespace lstm::core::fused {
+
+const Isa& IsaFor(FusedOp::InstructionSet set);
+
+// Packed weights and bias of a product.
+struct Weights {
+  PackedWeights weights;
+  AlignedBuffer<float> bias;
+  size_t x_steps = 0, h_steps = 0, units = 0;
+};
+
+struct BaseScratch : FusedOp::Scratch {
+  AlignedBuffer<float> partial;
+};
+
+class Layer : public FusedOp {
+ public:
+  explicit Layer(const Isa& isa) : isa_(isa) {}
+
+  std::unique_ptr<Scratch> MakeScratch(size_t max_rows) const override {
+    const size_t block = std::min(max_rows, kBlockRows);
+    std::unique_ptr<BaseScratch> scratch = MakeBlockScratch(block);
+    scratch->partial = AlignedBuffer<float>(block * 4 * isa_.width);
+    return scratch;
+  }
+
+  // In blocks of nearly equal size.
+  void Run(size_t count, const Rows& rows, Scratch& scratch) const override {
+    const size_t blocks = (count + kBlockRows - 1) / kBlockRows;
+    for (size_t b = 0, begin = 0; b < blocks; ++b) {
+      const size_t n = count / blocks + (b < count % blocks ? 1 : 0);
+      const auto at = [begin](auto* pointers) { return pointers == nullptr ? nullptr : pointers + begin; };
+      RunBlock(n, {at(rows.x), at(rows.h), at(rows.c), at(rows.out), at(rows.copy), at(rows.c_new)}, static_cast<BaseScratch&>(scratch));
+      begin += n;
+    }
+  }
+
+  std::string Describe() const override { return absl::StrCat("fused ", isa_.name, ", any batch"); }
+
+ protected:
+  virtual std::unique_ptr<BaseScratch> MakeBlockScratch(size_t) const { return std::make_unique<BaseScratch>(); }
+  virtual void RunBlock(size_t count, const Rows& rows, BaseScratch& scratch) const = 0;
+
+  static Product ProductOf(const Weights& w, size_t count, const float* const* x, const float* const* h, BaseScratch& scratch) {
+    return {w.weights.data(), w.bias.data(), w.x_steps, w.h_steps, w.units, count, x, h, scratch.partial.data()};
+  }
+
+  const Isa& isa_;
+};
+
+// [rows][stride] floats and pointers to the rows.
+struct Block {
+  Block() = default;
+  Block(size_t rows, size_t row_stride) : stride(row_stride), values(rows * row_stride) {
+    for (size_t r = 0; r < rows; ++r) pointers.push_back(values.data() + r * row_stride);
+  }
+  const float* const* read() const { return pointers.data(); }
+  size_t stride = 0;
+  AlignedBuffer<float> values;
+  std::vector<float*> pointers;
+};
+
+// y = f(W x + R h + b); R may be null.
+Weights PackDense(const float* weight, const float* recurrent, const float* bias, size_t units, size_t in, size_t back, const Isa& isa);
+
+}  // namespace lstm::core::fused

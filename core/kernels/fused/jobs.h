@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstddef>
+
+// Private to core/kernels/fused: what the code of one instruction set is asked to compute. Plain data, so that those
+// files need no other header of ours.
+namespace lstm::core::fused {
+
+// Rows are handed to the kernels in blocks of at most so many: what a chunk of weights meets stays in the L2 cache.
+inline constexpr size_t kBlockRows = 192;
+
+// The sums that a cell begins with. Output units lie in panels of `accumulators` vectors; a panel's weights lie one step
+// of k after another, its first segment [x_steps] against x, then its second [h_steps] against h.
+// Every sum is ONE chain of fused multiply-adds: the bias, then x_0, x_1, ..., then h_0, h_1, ...: the same for every
+// tile, chunk, batch and vector width. That is why a row's bits depend on that row alone.
+struct Product {
+  const float* weights;  // 64-byte aligned
+  const float* bias;     // [panel][accumulator][width]
+  size_t x_steps, h_steps;
+  size_t units;  // of output; the last vector may be partly beyond them, and is then padded with zero weights
+  size_t rows;   // at most kBlockRows
+  const float* const* x;  // [rows] pointers to [x_steps]
+  const float* const* h;  // [rows] pointers to [h_steps]
+  float* partial;  // [rows][4 * width], 64-byte aligned: sums between two chunks of k
+};
+
+struct LstmJob {
+  Product product;        // panels of i f g o
+  const float* peephole;  // [panel][i f o][width], or null
+  const float* const* c;  // all below: [rows] pointers to [units]
+  float* const* c_new;
+  float* const* out;   // o * tanh(c')
+  float* const* copy;  // the same once more, or null
+};
+
+struct GruAfterJob {  // panels of z r n c: x meets z r n, h meets z r c
+  Product product;
+  float* const* out;
+  float* const* copy;
+};
+
+// The first half: panels of z r n; x meets all three, h meets z and r.
+struct GruBeforeJob {
+  Product product;
+  float* z;      // all three [rows][stride]: sigmoid(z), r * h, and the sum of n so far
+  float* reset;
+  float* n;
+  size_t stride;  // units, rounded up to whole vectors
+};
+
+// The second half: the sum of n goes on over r * h, which is the product's h. Four vectors of units a panel, the last
+// panel as many as are left.
+struct GruBlendJob {
+  Product product;
+  const float* z;
+  const float* n;
+  size_t stride;
+  const float* const* h;  // the old state
+  float* const* out;
+  float* const* copy;
+};
+
+enum class Squash { kNone, kTanh, kRelu };
+
+struct DenseJob {  // four vectors of units a panel, the last panel as many as are left
+  Product product;
+  Squash squash;
+  float* const* out;
+  float* const* copy;
+};
+
+// One instruction set.
+struct Isa {
+  const char* name;
+  size_t width;  // floats of a vector
+  void (*lstm)(const LstmJob&);
+  void (*gru_after)(const GruAfterJob&);
+  void (*gru_before)(const GruBeforeJob&);
+  void (*gru_blend)(const GruBlendJob&);
+  void (*dense)(const DenseJob&);
+};
+
+extern const Isa kPortable, kAvx2, kAvx512;
+
+}  // namespace lstm::core::fused

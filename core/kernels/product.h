@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "core/kernels/kernel.h"
+
+// Private to core/kernels.
+namespace lstm::core {
+
+// y = W x + b over contiguous rows, by either engine. Immutable and thread-safe.
+class ProductKernel {
+ public:
+  // weight [O, I] row-major, bias [O] or null.
+  static absl::StatusOr<std::unique_ptr<const ProductKernel>> Make(Engine engine, const float* weight, const float* bias, int64_t out,
+                                                                   int64_t in, int max_rows);
+  virtual ~ProductKernel() = default;
+
+  // x [N, I] and y [N, O] have room for max_rows + kPaddingRows rows.
+  virtual std::unique_ptr<KernelScratch> Bind(float* x, float* y) const = 0;
+  // Rows of x beyond `rows` may be overwritten with zeros.
+  virtual absl::Status Run(int rows, KernelScratch& scratch) const = 0;
+  virtual std::string Describe() const = 0;
+};
+
+}  // namespace lstm::core

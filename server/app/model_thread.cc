@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: MIT
+#include "server/app/model_thread.h"
+
+#include <pthread.h>
+#include <spdlog/spdlog.h>
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+#include <limits>
+#include <utility>
+
+#include "absl/strings/str_split.h"
+
+namespace lstm::server {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr std::chrono::duration<double> kAgain(1);    // between two looks that were asked for
+constexpr std::chrono::duration<double> kCollect(0.2);  // while something is to be freed
+constexpr int kNiceness = 10;
+
+}  // namespace
+
+void LogNotes(const ModelKeeper::Notes& notes) {
+  for (const ModelKeeper::Note& note : notes) {
+    for (const absl::string_view line : absl::StrSplit(note.text, '\n')) {
+      spdlog::log(note.bad ? spdlog::level::err : spdlog::level::info, "{}", std::string(line));
+    }
+  }
+}
+
+ModelThread::ModelThread(ModelKeeper* keeper, double poll_seconds, ModelKeeper::Forget forget)
+    : keeper_(keeper), poll_seconds_(poll_seconds), forget_(std::move(forget)), thread_([this] { Run(); }) {}
+
+void ModelThread::LookNow() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  asked_ = true;
+  changed_.notify_one();
+}
+
+void ModelThread::Stop() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    ending_ = true;
+    changed_.notify_one();
+  }
+  if (thread_.joinable()) thread_.join();
+}
+
+void ModelThread::Run() {
+  pthread_setname_np(pthread_self(), "models");
+  setpriority(PRIO_PROCESS, 0, kNiceness);  // of this thread alone: steps come before a model that is being loaded
+  const auto after = [](std::chrono::duration<double> pause) { return Clock::now() + std::chrono::duration_cast<Clock::duration>(pause); };
+  const auto next_poll = [&] { return poll_seconds_ > 0 ? after(std::chrono::duration<double>(poll_seconds_)) : Clock::time_point::max(); };
+  Clock::time_point look_at = next_poll(), collect_at = after(kCollect);
+  bool until_settled = false;
+  std::unique_lock<std::mutex> lock(mutex_);
+  while (!ending_) {
+    const Clock::time_point wake = std::min(look_at, collect_at);
+    const auto wanted = [this] { return ending_ || asked_; };
+    if (wake == Clock::time_point::max()) {
+      changed_.wait(lock, wanted);
+    } else {
+      changed_.wait_until(lock, wake, wanted);
+    }
+    if (ending_) break;
+    const bool asked = std::exchange(asked_, false);
+    lock.unlock();
+    ModelKeeper::Notes notes;
+    bool wait = keeper_->Collect(forget_, notes);  // first, for it makes room
+    if (asked || Clock::now() >= look_at) {
+      if (asked) {
+        spdlog::info("looking at the model repository, as SIGHUP asks");
+        keeper_->TryAgain();
+      }
+      const bool changes = keeper_->Look(notes);
+      until_settled = (asked || until_settled) && changes;
+      look_at = until_settled ? std::min(after(kAgain), next_poll()) : next_poll();
+      wait = true;  // what was replaced may go at once
+    }
+    collect_at = wait ? after(kCollect) : Clock::time_point::max();
+    LogNotes(notes);
+    lock.lock();
+  }
+}
+
+}  // namespace lstm::server

@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: MIT
+#include "server/models/model_keeper.h"
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "core/base/fail_point.h"
+#include "core/base/status_macros.h"
+#include "core/import/manifest_import.h"
+#include "server/models/self_check.h"
+
+namespace lstm::server {
+namespace {
+
+std::string Title(const ServedModel& model) { return absl::StrCat("model ", model.name, " version ", model.version); }
+
+std::string Loaded(const ServedModel& model) {
+  std::string text = absl::StrCat(Title(model), ": ", model.info.parameters(), " parameters, ", model.info.state_bytes(), " bytes of state a session");
+  for (const std::string& line : model.info.engines()) absl::StrAppend(&text, "\n  ", line);
+  return text;
+}
+
+// The model in the files as they are; ABORTED where they change meanwhile.
+absl::StatusOr<core::Model> Read(const std::string& directory, const std::string& name, uint32_t number, const FileStamp& stamp) {
+  core::Model model;
+  LSTM_RETURN_IF_ERROR(WithVersion(directory, name, number, stamp, [&](const std::string& path) -> absl::Status {
+    LSTM_ASSIGN_OR_RETURN(model, core::LoadModelDirectory(path, name, absl::StrCat(number)));
+    core::FailPoint("reload.read");
+    return absl::OkStatus();
+  }));
+  return model;
+}
+
+}  // namespace
+
+ModelKeeper::ModelKeeper(const Options& options) : options_(options) {}
+
+absl::Status ModelKeeper::LoadAtStart(Notes& notes) {
+  LSTM_ASSIGN_OR_RETURN(const VersionTree tree, ScanVersions(options_.directory));
+  See(tree);
+  for (auto& [name, versions] : known_) {
+    for (auto& [number, version] : versions) version.settled = true;
+  }
+  Take(notes);
+  return absl::OkStatus();
+}
+
+bool ModelKeeper::Look(Notes& notes) {
+  const absl::StatusOr<VersionTree> tree = ScanVersions(options_.directory);
+  if (!tree.ok()) {
+    if (!std::exchange(unreadable_, true)) notes.push_back({true, absl::StrCat(tree.status().message(), "; all models stay as they are")});
+    return false;
+  }
+  unreadable_ = false;
+  bool changes = See(*tree);
+  Take(notes);
+  for (const auto& [name, versions] : known_) {
+    for (const auto& [number, version] : versions) changes |= !version.settled;
+  }
+  return changes;
+}
+
+bool ModelKeeper::See(const VersionTree& tree) {
+  for (const auto& [name, versions] : tree) {
+    for (const auto& [number, stamp] : versions) known_[name].try_emplace(number);
+  }
+  bool changes = false;
+  for (auto& [name, versions] : known_) {
+    const auto now = tree.find(name);
+    for (auto it = versions.begin(); it != versions.end();) {
+      auto& [number, version] = *it;
+      std::optional<FileStamp> seen;
+      if (now != tree.end() && now->second.contains(number)) seen = now->second.at(number);
+      version.settled = version.seen == seen;
+      if (!version.settled) version.refused = false;
+      changes |= !version.settled;
+      version.seen = std::move(seen);
+      const bool gone = !version.seen && version.settled && !version.open && version.model.expired();
+      it = gone ? versions.erase(it) : std::next(it);
+    }
+  }
+  std::erase_if(known_, [](const auto& model) { return model.second.empty(); });
+  return changes;
+}
+
+void ModelKeeper::Take(Notes& notes) {
+  std::vector<ServedModelPtr> chosen;
+  for (auto& [name, versions] : known_) {
+    for (ServedModelPtr& model : Choose(name, versions, notes)) chosen.push_back(std::move(model));
+  }
+  Publish(std::move(chosen), notes);
+}
+
+std::vector<ServedModelPtr> ModelKeeper::Choose(const std::string& name, Versions& versions, Notes& notes) {
+  const VersionPolicy& policy = options_.policies.For(name);
+  std::vector<ServedModelPtr> chosen;
+  for (auto it = versions.rbegin(); it != versions.rend(); ++it) {
+    auto& [number, version] = *it;
+    const bool wanted = policy.specific.empty() ? chosen.size() < policy.latest : policy.specific.contains(number);
+    const bool there = version.seen || !version.settled;  // one look that does not find it says nothing yet
+    ServedModelPtr model;
+    if (wanted && there) {
+      const bool is_new = version.seen && version.settled && (version.tried != version.seen || (!version.failed && version.model.expired()));
+      if (is_new) model = Load(name, number, version, notes);
+      const bool good = version.open || (version.seen && version.tried == version.seen && !version.failed);
+      if (model == nullptr && good) model = version.model.lock();
+    }
+    version.open = model != nullptr;
+    if (model != nullptr) chosen.push_back(std::move(model));
+  }
+  return chosen;
+}
+
+// Null: it did not load, or not yet; what `version` has stays.
+ServedModelPtr ModelKeeper::Load(const std::string& name, uint32_t number, Version& version, Notes& notes) {
+  const std::string title = absl::StrCat("model ", name, " version ", number);
+  if (version.refused && !Room(name).ok()) return nullptr;
+  absl::StatusOr<core::Model> model = Read(options_.directory, name, number, *version.seen);
+  if (absl::IsAborted(model.status())) {
+    version.settled = false;
+    return nullptr;
+  }
+  const ServedModelPtr before = version.model.lock();
+  if (model.ok() && before != nullptr && before->info.model_hash() == model->hash) {  // touched, not changed
+    version.tried = version.seen;
+    version.failed = false;
+    return before;
+  }
+  absl::StatusOr<ServedModelPtr> made = model.ok() ? Make(*std::move(model), true) : model.status();
+  if (absl::IsUnavailable(made.status())) {
+    if (!std::exchange(version.refused, true)) notes.push_back({true, absl::StrCat(title, " is not loaded: ", made.status().message())});
+    return nullptr;
+  }
+  version.tried = version.seen;
+  version.failed = !made.ok();
+  version.refused = false;
+  repository_->CountLoad(made.ok());
+  if (!made.ok()) {
+    notes.push_back({true, absl::StrCat(title, " was not loaded", version.open ? ", the one before it stays: " : ": ", made.status().message())});
+    return nullptr;
+  }
+  core::FailPoint("reload.loaded");
+  version.model = *made;
+  notes.push_back({false, Loaded(**made)});
+  return *made;
+}
+
+// UNAVAILABLE: the limit, where `limited`.
+absl::StatusOr<ServedModelPtr> ModelKeeper::Make(core::Model model, bool limited) const {
+  auto served = std::make_shared<ServedModel>();
+  served->name = model.name;
+  served->version = model.version;
+  served->program = SameBytes(model.hash);
+  if (served->program == nullptr) {
+    if (limited) LSTM_RETURN_IF_ERROR(Room(served->name));
+    LSTM_ASSIGN_OR_RETURN(served->program, core::StepProgram::Compile(std::make_shared<const core::Model>(std::move(model)), 
+                                                                            {.max_batch = options_.max_batch, .engine = options_.engine}));
+    LSTM_RETURN_IF_ERROR(SelfCheck(*served->program));
+  }
+  served->info = MakeModelInfo(*served->program);
+  served->info.set_name(served->name);
+  served->info.set_version(served->version);
+  return ServedModelPtr(std::move(served));
+}
+
+std::shared_ptr<const core::StepProgram> ModelKeeper::SameBytes(const std::string& hash) const {
+  for (const auto& models : {repository_->open(), repository_->pinned()}) {
+    for (const ServedModelPtr& model : models) {
+      if (model->info.model_hash() == hash) return model->program;
+    }
+  }
+  return nullptr;
+}
+
+absl::Status ModelKeeper::Room(const std::string& name) const {
+  std::set<const core::StepProgram*> live;
+  size_t pinned = 0;
+  for (const ServedModelPtr& model : repository_->open()) {
+    if (model->name == name) live.insert(model->program.get());
+  }
+  const auto add = [&](const std::vector<ServedModelPtr>& models) {
+    for (const ServedModelPtr& model : models) {
+      if (model->name == name && live.insert(model->program.get()).second) ++pinned;
+    }
+  };
+  add(repository_->pinned());
+  add(leaving_);
+  if (live.size() < options_.max_live_versions) return absl::OkStatus();
+  return absl::UnavailableError(absl::StrCat(live.size(), " versions of it are live, ", pinned, " of them pinned by sessions that began on them; at most ",
+                                             options_.max_live_versions, " may be (--max-live-versions)"));
+}
+
+void ModelKeeper::Publish(std::vector<ServedModelPtr> chosen, Notes& notes) {
+  std::set<ServedModelPtr> now(chosen.begin(), chosen.end());
+  std::vector<ServedModelPtr> before = repository_->open();
+  if (std::set<ServedModelPtr>(before.begin(), before.end()) == now) return;
+  core::FailPoint("reload.publishing");
+  repository_->Publish(std::move(chosen));
+  for (const ServedModelPtr& model : before) {
+    if (!now.contains(model)) notes.push_back({false, absl::StrCat(Title(*model), ": no session begins on it any more; it stays loaded for those that did")});
+  }
+}
+
+void ModelKeeper::TryAgain() {
+  for (auto& [name, versions] : known_) {
+    for (auto& [number, version] : versions) {
+      version.refused = false;
+      if (std::exchange(version.failed, false)) version.tried.reset();
+    }
+  }
+}
+
+void ModelKeeper::LoadMarked(const std::vector<ModelMark>& marks, Notes& notes) {
+  const std::set<ModelMark> wanted(marks.begin(), marks.end());
+  constexpr size_t kNameAndVersion = 8;
+  const auto asks_for = [&](const std::string& name, uint32_t number) {
+    const ModelMark any = MarkOf(name, absl::StrCat(number), "");
+    return std::any_of(wanted.begin(), wanted.end(), [&](const ModelMark& mark) {
+      return std::equal(any.begin(), any.begin() + kNameAndVersion, mark.begin()) && repository_->FindMark(mark) == nullptr;
+    });
+  };
+  for (auto& [name, versions] : known_) {
+    for (auto& [number, version] : versions) {
+      if (!version.seen || version.failed || !asks_for(name, number)) continue;
+      absl::StatusOr<core::Model> model = Read(options_.directory, name, number, *version.seen);
+      if (model.ok() && !wanted.contains(MarkOf(name, absl::StrCat(number), model->hash))) continue;  // other bytes
+      const absl::StatusOr<ServedModelPtr> made = model.ok() ? Make(*std::move(model), false) : model.status();
+      repository_->CountLoad(made.ok());
+      if (!made.ok()) {
+        notes.push_back({true, absl::StrCat("model ", name, " version ", number, ", of which there are sessions, was not loaded: ", made.status().message())});
+        continue;
+      }
+      version.tried = version.seen;
+      version.model = *made;
+      repository_->Pin(*made);
+      notes.push_back({false, absl::StrCat(Loaded(**made), "\n  for sessions that began on it")});
+    }
+  }
+}
+
+bool ModelKeeper::Collect(const Forget& forget, Notes& notes) {
+  for (ServedModelPtr& model : repository_->TakeUnused()) {
+    const bool shared = SameBytes(model->info.model_hash()) == model->program;
+    if (shared) continue;
+    forget(model);
+    leaving_.push_back(std::move(model));
+  }
+  std::erase_if(leaving_, [&](const ServedModelPtr& model) {
+    if (model.use_count() > 1) return false;
+    core::FailPoint("reload.freeing");
+    notes.push_back({false, absl::StrCat(Title(*model), ": its last session is gone, its memory is freed")});
+    return true;
+  });
+  return !leaving_.empty() || !repository_->pinned().empty();
+}
+
+absl::StatusOr<std::shared_ptr<const ModelRepository>> LoadAllModels(const std::string& directory, int max_batch) {
+  ModelKeeper keeper({.directory = directory, .max_batch = max_batch, .policies = {.common = {.latest = VersionPolicy::kAll, .specific = {}}, .by_model = {}}, .max_live_versions = UINT32_MAX});
+  ModelKeeper::Notes notes;
+  LSTM_RETURN_IF_ERROR(keeper.LoadAtStart(notes));
+  for (const ModelKeeper::Note& note : notes) {
+    if (note.bad) return absl::InvalidArgumentError(note.text);
+  }
+  return std::shared_ptr<const ModelRepository>(keeper.repository());
+}
+
+}  // namespace lstm::server

@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: MIT
+#include "core/import/onnx/onnx_import.h"
+
+#include <gmock/gmock.h>
+#include <google/protobuf/text_format.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+
+#include "tests/core/import/onnx/onnx_writer.h"
+#include "tests/support/oracle.h"
+#include "tests/support/program_runner.h"
+#include "tests/support/random_model.h"
+
+namespace lstm::core {
+namespace {
+
+using ::testing::HasSubstr;
+using testing::OnnxWriter;
+using testing::Vector;
+using W = OnnxWriter;
+
+absl::StatusOr<Model> Import(const std::string& file, const std::string& manifest = "", OnnxNotes* notes = nullptr) {
+  manifest::v1::Manifest parsed;
+  EXPECT_TRUE(google::protobuf::TextFormat::ParseFromString(manifest, &parsed)) << manifest;
+  return ImportOnnx(std::as_bytes(std::span(file)), parsed, {}, notes);
+}
+
+std::string Refusal(const std::string& file, const std::string& manifest = "") {
+  const auto model = Import(file, manifest);
+  return model.ok() ? "accepted" : std::string(model.status().message());
+}
+
+std::vector<float> Numbers(testing::Random& random, int64_t n, float scale = 0.8f) {
+  std::vector<float> out;
+  for (int64_t i = 0; i < n; ++i) out.push_back(random.Uniform(scale));
+  return out;
+}
+
+// One recurrent node as the ONNX text defines it, in double precision and in ONNX's own gate order: independent of the importer.
+struct Reference {
+  std::string op;
+  int64_t hidden = 3, width = 2;
+  std::vector<std::string> activations;
+  std::vector<float> alphas, betas;
+  double clip = 0;
+  bool coupled = false, after = false;
+  std::vector<float> w, r, b, p, h0, c0;
+  Vector h, c;
+
+  double Act(size_t which, double x) const {
+    if (clip > 0) x = std::clamp(x, -clip, clip);
+    size_t alpha_at = 0, beta_at = 0;
+    const auto needs = [](const std::string& n, bool alpha) {
+      if (n == "Affine" || n == "ScaledTanh" || n == "HardSigmoid") return true;
+      return alpha && (n == "LeakyRelu" || n == "ThresholdedRelu" || n == "Elu");
+    };
+    for (size_t i = 0; i < which; ++i) alpha_at += needs(activations[i], true), beta_at += needs(activations[i], false);
+    const std::string& n = activations[which];
+    const double a = needs(n, true) ? alphas[alpha_at] : 0, bb = needs(n, false) ? betas[beta_at] : 0;
+    if (n == "Relu") return std::max(x, 0.0);
+    if (n == "Tanh") return std::tanh(x);
+    if (n == "Sigmoid") return 1 / (1 + std::exp(-x));
+    if (n == "Affine") return a * x + bb;
+    if (n == "LeakyRelu") return x >= 0 ? x : a * x;
+    if (n == "ThresholdedRelu") return x > a ? x : 0;
+    if (n == "ScaledTanh") return a * std::tanh(bb * x);
+    if (n == "HardSigmoid") return std::clamp(a * x + bb, 0.0, 1.0);
+    if (n == "Elu") return x >= 0 ? x : a * (std::exp(x) - 1);
+    if (n == "Softsign") return x / (1 + std::fabs(x));
+    return std::log(1 + std::exp(x));  // Softplus
+  }
+  double Of(const std::vector<float>& m, int64_t row, const Vector& x) const {
+    double sum = 0;
+    for (size_t i = 0; i < x.size(); ++i) sum += static_cast<double>(m[static_cast<size_t>(row) * x.size() + i]) * x[i];
+    return sum;
+  }
+  void Step(const Vector& x) {
+    const int64_t gates = op == "LSTM" ? 4 : op == "GRU" ? 3 : 1, n = hidden;
+    const auto bias = [&](int64_t g, int64_t j, bool recurrent) { return static_cast<double>(b[static_cast<size_t>((recurrent ? gates * n : 0) + g * n + j)]); };
+    const auto pre = [&](int64_t g, int64_t j) { return Of(w, g * n + j, x) + bias(g, j, false) + Of(r, g * n + j, h) + bias(g, j, true); };
+    const auto peep = [&](int64_t block, int64_t j, double cell) { return p.empty() ? 0 : static_cast<double>(p[static_cast<size_t>(block * n + j)]) * cell; };
+    Vector next(h), reset(h), next_c(c);
+    if (op == "GRU") {
+      for (int64_t j = 0; j < n; ++j) reset[static_cast<size_t>(j)] = Act(0, pre(1, j)) * h[static_cast<size_t>(j)];
+    }
+    for (int64_t j = 0; j < n; ++j) {
+      const auto k = static_cast<size_t>(j);
+      if (op == "RNN") next[k] = Act(0, pre(0, j));
+      if (op == "GRU") {
+        const double z = Act(0, pre(0, j)), rr = Act(0, pre(1, j)), of_x = Of(w, 2 * n + j, x) + bias(2, j, false);
+        const double cand = Act(1, after ? of_x + rr * (Of(r, 2 * n + j, h) + bias(2, j, true)) : of_x + Of(r, 2 * n + j, reset) + bias(2, j, true));
+        next[k] = (1 - z) * cand + z * h[k];
+      }
+      if (op == "LSTM") {  // i o f c; peepholes i o f
+        const double i = Act(0, pre(0, j) + peep(0, j, c[k])), f = coupled ? 1 - i : Act(0, pre(2, j) + peep(2, j, c[k]));
+        next_c[k] = f * c[k] + i * Act(1, pre(3, j));
+        next[k] = Act(0, pre(1, j) + peep(1, j, next_c[k])) * Act(2, next_c[k]);
+      }
+    }
+    h = next;
+    c = next_c;
+  }
+};
+
+const std::vector<std::string> kActivations = {"Relu", "Tanh", "Sigmoid", "Affine", "LeakyRelu", "ThresholdedRelu", "ScaledTanh", "HardSigmoid", "Elu", "Softsign", "Softplus"};
+
+// Every combination comes up over the seeds: which of them is drawn at random, the weights too.
+void CheckRandomNode(uint64_t seed) {
+  testing::Random random(seed);
+  const auto coin = [&] { return random.Below(2) == 1; };
+  Reference ref;
+  ref.op = std::vector<std::string>{"LSTM", "GRU", "RNN"}[random.Below(3)];
+  ref.hidden = static_cast<int64_t>(1 + random.Below(4));
+  ref.width = static_cast<int64_t>(1 + random.Below(4));
+  const int64_t n = ref.hidden, gates = ref.op == "LSTM" ? 4 : ref.op == "GRU" ? 3 : 1;
+  const size_t functions = ref.op == "LSTM" ? 3 : ref.op == "GRU" ? 2 : 1;
+  const bool layout = coin(), biased = coin(), states = coin(), state_inputs = states && coin(), plain = random.Below(3) > 0;
+  for (size_t i = 0; i < functions; ++i) {
+    ref.activations.push_back(plain ? (i == 0 && functions > 1 ? "Sigmoid" : "Tanh") : kActivations[random.Below(kActivations.size())]);
+    const std::string& a = ref.activations.back();
+    const bool both = a == "Affine" || a == "ScaledTanh" || a == "HardSigmoid";
+    if (both || a == "LeakyRelu" || a == "ThresholdedRelu" || a == "Elu") ref.alphas.push_back(0.3f + std::fabs(random.Uniform(0.4f)));
+    if (both) ref.betas.push_back(random.Uniform(0.5f));
+  }
+  if (!plain || random.Below(4) == 0) ref.clip = 0.7;
+  ref.coupled = ref.op == "LSTM" && coin();
+  ref.after = ref.op == "GRU" && coin();
+  ref.w = Numbers(random, gates * n * ref.width);
+  ref.r = Numbers(random, gates * n * n, 0.5f);
+  ref.b = biased ? Numbers(random, 2 * gates * n) : std::vector<float>(static_cast<size_t>(2 * gates * n), 0);
+  if (ref.op == "LSTM" && coin()) ref.p = Numbers(random, 3 * n);
+  ref.h.assign(static_cast<size_t>(n), 0);
+  ref.c = ref.h;
+  OnnxWriter file;
+  file.Input(W::Declared("X", layout ? Shape{-1, -2, ref.width} : Shape{-2, -1, ref.width}));
+  file.Initializer(W::Tensor("W", {1, gates * n, ref.width}, ref.w)).Initializer(W::Tensor("R", {1, gates * n, n}, ref.r));
+  std::vector<std::string> in = {"X", "W", "R", biased ? "B" : "", "", states ? "h0" : ""};
+  if (biased) file.Initializer(W::Tensor("B", {1, 2 * gates * n}, ref.b));
+  for (const std::string part : {"h0", "c0"}) {
+    if (!states || (part == "c0" && ref.op != "LSTM")) continue;
+    if (part == "c0") in.push_back("c0");
+    if (state_inputs) {
+      file.Input(W::Declared(part, layout ? Shape{-1, 1, n} : Shape{1, -1, n}));
+      continue;
+    }
+    const std::vector<float> initial = Numbers(random, n);
+    file.Initializer(W::Tensor(part, {1, 1, n}, initial));
+    (part == "h0" ? ref.h : ref.c).assign(initial.begin(), initial.end());
+  }
+  if (!ref.p.empty()) {
+    while (in.size() < 7) in.push_back("");
+    in.push_back("P");
+    file.Initializer(W::Tensor("P", {1, 3 * n}, ref.p));
+  }
+  std::string attributes = W::Int("hidden_size", n) + W::Int("layout", layout) + W::Int("input_forget", ref.coupled) + W::Int("linear_before_reset", ref.after);
+  if (ref.op != "LSTM") attributes = W::Int("hidden_size", n) + W::Int("layout", layout) + (ref.op == "GRU" ? W::Int("linear_before_reset", ref.after) : "");
+  if (!plain) attributes += W::Texts("activations", ref.activations) + W::Reals("activation_alpha", ref.alphas) + W::Reals("activation_beta", ref.betas);
+  if (ref.clip > 0) attributes += W::Real("clip", 0.7f);
+  std::vector<std::string> out = {"Y", "hn"};
+  const bool cell_out = ref.op == "LSTM" && (state_inputs || coin());
+  if (cell_out) out.push_back("cn");
+  file.Node(ref.op, in, out, attributes);
+  for (const std::string& o : out) file.Output(o);
+
+  OnnxNotes notes;
+  const auto model = Import(file.File(22), "", &notes);
+  ASSERT_TRUE(model.ok()) << seed << " " << model.status();
+  EXPECT_EQ(notes.time.at("X"), layout ? 1 : 0);
+  EXPECT_EQ(notes.states.size(), state_inputs ? (ref.op == "LSTM" ? 2u : 1u) : 0u);
+  ASSERT_EQ(model->inputs.size(), 1u);
+  testing::Oracle oracle(*model);
+  const auto program = testing::MustCompile(*model, 4);
+  const auto scratch = program->MakeScratch();
+  testing::Row row(*program);
+  for (int t = 0; t < 6; ++t) {
+    Vector x;
+    for (size_t i = 0; i < static_cast<size_t>(ref.width); ++i) row.input[0][i] = random.Uniform(), x.push_back(static_cast<double>(row.input[0][i]));
+    ref.Step(x);
+    const auto judged = oracle.Step({x});
+    const StepRow one = row.row();
+    ASSERT_TRUE(program->Run({&one, 1}, *scratch).ok());
+    row.Accept();
+    for (size_t o = 0; o < model->outputs.size(); ++o) {
+      const Vector& expected = model->outputs[o].name == "cn" ? ref.c : ref.h;
+      for (size_t j = 0; j < expected.size(); ++j) {
+        EXPECT_NEAR(judged[o][j], expected[j], 1e-6) << "seed " << seed << " step " << t << " " << model->outputs[o].name << " " << ref.op;
+        EXPECT_NEAR(static_cast<double>(row.output[o][j]), expected[j], 1e-5) << "seed " << seed << " step " << t;
+      }
+    }
+  }
+}
+
+TEST(OnnxImportTest, RandomRecurrentNodesOverTheirAttributes) {
+  for (uint64_t seed = 1; seed <= 400 && !HasFatalFailure(); ++seed) CheckRandomNode(seed);
+}
+
+OnnxWriter LstmOver(const Shape& x, const std::string& attributes = "", const std::vector<std::string>& more = {}) {
+  testing::Random random(5);
+  OnnxWriter file;
+  file.Input(W::Declared("x", x)).Initializer(W::Tensor("W", {1, 12, 2}, Numbers(random, 24))).Initializer(W::Tensor("R", {1, 12, 3}, Numbers(random, 36)));
+  std::vector<std::string> in = {"x", "W", "R"};
+  in.insert(in.end(), more.begin(), more.end());
+  file.Node("LSTM", in, {"y", "h", "c"}, W::Int("hidden_size", 3) + attributes);
+  return file;
+}
+
+TEST(OnnxImportTest, WhatLooksAheadIsRefusedByNodeAndReason) {
+  EXPECT_THAT(Refusal(LstmOver({-2, -1, 2}, W::Text("direction", "bidirectional")).Output("y").File()), HasSubstr("LSTM node 'LSTM_0': its direction is 'bidirectional'"));
+  EXPECT_THAT(Refusal(LstmOver({-2, -1, 2}).Node("ReduceMean", {"y"}, {"m"}, W::Ints("axes", {0})).Output("m").File()), HasSubstr("reduces over time"));
+  EXPECT_THAT(Refusal(LstmOver({-2, -1, 2}).Node("Softmax", {"y"}, {"m"}, W::Int("axis", 0)).Output("m").File()), HasSubstr("Softmax node 'Softmax_1': runs over time"));
+  EXPECT_THAT(Refusal(LstmOver({-2, -1, 2}).Node("Add", {"y", "h"}, {"m"}).Output("m").File()), HasSubstr("it looks ahead"));
+  testing::Random random(2);
+  for (const auto& [pads, said] : {std::pair<std::vector<int64_t>, std::string>{{1, 1}, "looks 1 frames ahead"}, {{2, 0}, "accepted"}, {{0, 0}, "looks 2 frames ahead"}}) {
+    OnnxWriter conv;
+    conv.Input(W::Declared("x", {-1, 2, -2})).Initializer(W::Tensor("K", {3, 2, 3}, Numbers(random, 18))).Node("Conv", {"x", "K"}, {"y"}, W::Ints("pads", pads)).Output("y");
+    EXPECT_THAT(Refusal(conv.File()), HasSubstr(said));
+  }
+}
+
+TEST(OnnxImportTest, StateThatTheGraphOnlyMovesAboutStaysInTheCell) {
+  OnnxWriter file = LstmOver({1, 1, 2}, "", {"", "", "h0", "c0"});
+  file.Input(W::Declared("both", {2, -1, 3})).Output("y").Output("next");
+  OnnxWriter whole;  // the nodes before the cell come first
+  whole.Initializer(W::IntTensor("0", {}, {0})).Initializer(W::IntTensor("1", {}, {1})).Initializer(W::IntTensor("axes", {1}, {0}));
+  whole.Node("Gather", {"both", "0"}, {"hh"}, W::Int("axis", 0)).Node("Gather", {"both", "1"}, {"cc"}, W::Int("axis", 0));
+  whole.Node("Unsqueeze", {"hh", "axes"}, {"h0"}).Node("Unsqueeze", {"cc", "axes"}, {"c0"});
+  whole.nodes += file.nodes;
+  whole.rest += file.rest;
+  whole.count = 9;
+  OnnxWriter swapped = whole;
+  whole.Node("Concat", {"h", "c"}, {"next"}, W::Int("axis", 0));
+  swapped.Node("Concat", {"c", "h"}, {"next"}, W::Int("axis", 0));
+  const auto model = Import(whole.File());
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_EQ(model->state.size(), 2u);
+  EXPECT_EQ(model->outputs.size(), 1u);
+  // Carried the other way round it is another network: no cell may keep it to itself.
+  const auto crossed = Import(swapped.File());
+  ASSERT_TRUE(crossed.ok()) << crossed.status();
+  ASSERT_EQ(crossed->state.size(), 1u);
+  testing::Oracle a(*model), b(*crossed);
+  EXPECT_NEAR(a.Step({{1, 0.5}})[0][0], b.Step({{1, 0.5}})[0][0], 1e-9);
+  EXPECT_GT(std::fabs(a.Step({{1, 0.5}})[0][0] - b.Step({{1, 0.5}})[0][0]), 1e-3);
+}
+
+TEST(OnnxImportTest, TwoReadingsAskForTheLineThatDecides) {
+  OnnxWriter file;
+  testing::Random random(3);
+  file.Input(W::Declared("x", {1, 2})).Input(W::Declared("s", {1, 3})).Initializer(W::Tensor("A", {5, 3}, Numbers(random, 15)));
+  file.Node("Concat", {"x", "s"}, {"both"}, W::Int("axis", 1)).Node("MatMul", {"both", "A"}, {"pre"}).Node("Tanh", {"pre"}, {"t"}).Output("t");
+  EXPECT_THAT(Refusal(file.File()), HasSubstr("onnx { input { name: 's' state: 't' } }"));
+  const auto carried = Import(file.File(), "onnx { input { name: 's' state: 't' } }");
+  ASSERT_TRUE(carried.ok()) << carried.status();
+  EXPECT_EQ(carried->inputs.size(), 1u);
+  EXPECT_EQ(carried->state.size(), 1u);
+  const auto data = Import(file.File(), "onnx { input { name: 's' state: '' } }");
+  ASSERT_TRUE(data.ok()) << data.status();
+  EXPECT_EQ(data->inputs.size(), 2u);
+}
+
+TEST(OnnxImportTest, HostileFilesAreRefusedWithOneClearError) {
+  const std::string good = LstmOver({-2, -1, 2}).Output("y").File();
+  ASSERT_EQ(Refusal(good), "accepted");
+  for (size_t n = 0; n < good.size(); ++n) EXPECT_NE(Refusal(good.substr(0, n)), "accepted") << n;
+  EXPECT_THAT(Refusal(OnnxWriter().Input(W::Declared("x", {2})).Node("Add", {"x", "b"}, {"a"}).Node("Add", {"a", "x"}, {"b"}).Output("b").File()), HasSubstr("Add node 'Add_0' reads 'b', which nothing before it gives"));
+  EXPECT_THAT(Refusal(OnnxWriter().Input(W::Declared("x", {2})).Node("Tanh", {"x"}, {"a"}).Node("Tanh", {"x"}, {"a"}).Output("a").File()), HasSubstr("'a' is given twice"));
+  EXPECT_THAT(Refusal(OnnxWriter().Input(W::Declared("x", {int64_t{1} << 40, int64_t{1} << 40})).Node("Tanh", {"x"}, {"a"}).Output("a").File()), HasSubstr("'x'"));
+  EXPECT_THAT(Refusal(OnnxWriter().Initializer(W::Tensor("w", {int64_t{1} << 62, 4}, {})).File()), HasSubstr("tensor 'w'"));
+  EXPECT_THAT(Refusal(OnnxWriter().Initializer(W::Tensor("w", {2}, {1, 2}) + W::Number(14, 1)).File()), HasSubstr("tensor 'w' keeps its data in another file"));
+  EXPECT_THAT(Refusal(OnnxWriter().Input(W::Declared("x", {2})).Initializer(W::Tensor("w", {3}, {1, 2})).Node("Add", {"x", "w"}, {"a"}).Output("a").File()), HasSubstr("Add_0"));
+  EXPECT_THAT(Refusal(OnnxWriter().Input(W::Declared("x", {2})).Node("Loop", {"x"}, {"a"}).Output("a").File()), HasSubstr("Loop node 'Loop_0': this operator is not supported"));
+  EXPECT_THAT(Refusal(OnnxWriter().Input(W::Declared("x", {2})).Initializer(W::IntTensor("s", {2}, {int64_t{1} << 20, int64_t{1} << 19})).Node("Expand", {"x", "s"}, {"a"}).Output("a").File()), HasSubstr("Expand_0"));
+  EXPECT_THAT(Refusal(good.substr(0, good.size() - 2) + W::Number(2, 99)), ::testing::Not("accepted"));
+  std::string deep = W::Bytes(1, W::Bytes(4, "If"));
+  for (int i = 0; i < 20; ++i) deep = W::Bytes(1, W::Bytes(4, "If") + W::Bytes(5, W::Bytes(6, deep)));
+  EXPECT_THAT(Refusal(W::Bytes(7, deep) + W::Bytes(8, W::Number(2, 17))), HasSubstr("deeper than 8"));
+  std::string many;
+  const std::string one = W::Bytes(1, W::Bytes(1, "x") + W::Bytes(2, "y") + W::Bytes(4, "Tanh"));
+  for (int i = 0; i < 1'000'000; ++i) many += one;
+  EXPECT_THAT(Refusal(W::Bytes(7, many) + W::Bytes(8, W::Number(2, 17))), HasSubstr("more than 100000 nodes"));
+}
+
+}  // namespace
+}  // namespace lstm::core

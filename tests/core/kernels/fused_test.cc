@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: MIT
+#include "core/kernels/fused/fused.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <tuple>
+
+#include "tests/core/kernels/fused_world.h"
+#include "tests/support/oracle.h"
+
+namespace lstm::core {
+namespace {
+
+using testing::FusedLayer;
+using testing::FusedRow;
+using testing::Oracle;
+using testing::Random;
+using testing::RunRows;
+using testing::Set;
+
+std::string NameOf(Set set) { return set == Set::kAvx512 ? "AVX512" : set == Set::kAvx2 ? "AVX2" : "portable"; }
+
+// A test of every kind of layer on every instruction set; those that this machine lacks are skipped, visibly.
+class FusedTest : public ::testing::TestWithParam<std::tuple<std::string, Set>> {
+ protected:
+  void SetUp() override {
+    if (!FusedOp::Supported(set())) GTEST_SKIP() << "this machine has no " << NameOf(set());
+  }
+  static const std::string& kind() { return std::get<0>(GetParam()); }
+  static Set set() { return std::get<1>(GetParam()); }
+};
+INSTANTIATE_TEST_SUITE_P(All, FusedTest,
+                         ::testing::Combine(::testing::ValuesIn(testing::FusedKinds()),
+                                            ::testing::Values(Set::kPortable, Set::kAvx2, Set::kAvx512)),
+                         [](const auto& i) { return std::get<0>(i.param) + "_" + NameOf(std::get<1>(i.param)); });
+
+// The largest difference from the oracle in the outputs of one step, in batches of `rows`.
+double ErrorOf(const FusedLayer& layer, Set set, size_t rows) {
+  const auto op = layer.Make(set);
+  const auto scratch = op->MakeScratch(rows);
+  std::vector<FusedRow> batch;
+  std::vector<FusedRow*> pointers;
+  for (size_t r = 0; r < rows; ++r) batch.emplace_back(layer);
+  for (size_t r = 0; r < rows; ++r) {
+    batch[r].Fill(r + 1);
+    for (const StateTensor& state : layer.model.state) {  // the oracle begins with the initial state
+      testing::Guarded& part = state.name.ends_with("c") ? batch[r].c : batch[r].h;
+      std::copy(state.initial.begin(), state.initial.end(), part.data());
+    }
+    pointers.push_back(&batch[r]);
+  }
+  RunRows(*op, pointers, *scratch);
+  double worst = 0;
+  for (FusedRow& row : batch) {
+    Oracle oracle(layer.model);
+    const testing::Vector y = oracle.Step({testing::Vector(row.x.begin(), row.x.end())})[0];
+    for (size_t i = 0; i < y.size(); ++i) {
+      const double error = std::fabs(y[i] - static_cast<double>(row.out.data()[i])) / std::max(1.0, std::fabs(y[i]));
+      worst = error <= worst ? worst : error;  // NaN is worst
+    }
+  }
+  return worst;
+}
+
+TEST_P(FusedTest, AgreesWithTheOracleFrom1To130AndTouchesNothingBeyondItsBuffers) {
+  for (int64_t size = 1; size <= 130; ++size) {
+    for (const int64_t in : {size * 11 % 47 + 1, size}) {
+      const FusedLayer layer(kind(), in, size, static_cast<uint64_t>(size));
+      const size_t rows = static_cast<size_t>(size) % 9 + 1;  // few rows and many take different ways
+      const double error = ErrorOf(layer, set(), rows);
+      ASSERT_LT(error, 5e-6) << "in " << in << " hidden " << size << " rows " << rows;
+    }
+  }
+}
+
+TEST_P(FusedTest, AgreesWithTheOracleAtLargeOddSizes) {
+  for (const auto& [in, hidden] : {std::pair<int64_t, int64_t>{257, 255}, {1, 511}, {1025, 129}, {33, 1023}, {2049, 17}, {511, 2049}}) {
+    if (hidden * (in + hidden) > 600000 && set() == Set::kPortable) continue;  // minutes, and its ways are all met
+    ASSERT_LT(ErrorOf(FusedLayer(kind(), in, hidden, 3), set(), 2), 2e-5) << "in " << in << " hidden " << hidden;
+  }
+}
+
+const float kHostile[] = {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), -1e38f, 1e38f, 1e-42f, -0.0f};
+
+TEST_P(FusedTest, EveryBatchPlaceAndNeighbourGivesTheBitsOfTheRowAlone) {
+  // Up to 200: beyond a block (kBlockRows).
+  const std::vector<size_t> batches = {1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 17, 24, 31, 32, 33, 48, 63, 64, 65, 128, 192, 193, 200};
+  for (const auto& [in, hidden] : {std::pair<int64_t, int64_t>{1, 1}, {3, 5}, {19, 33}, {40, 64}, {200, 70}}) {
+    const FusedLayer layer(kind(), in, hidden, 5);
+    const auto op = layer.Make(set());
+    const auto scratch = op->MakeScratch(200);
+    Random random(9);
+    std::vector<FusedRow> neighbours;
+    for (size_t i = 0; i < 200; ++i) neighbours.emplace_back(layer);
+    for (size_t i = 0; i < 200; ++i) {
+      neighbours[i].Fill(i);
+      for (testing::Guarded* part : {&neighbours[i].x, &neighbours[i].h, &neighbours[i].c}) {
+        for (float& v : *part) v = i % 3 == 0 ? kHostile[random.Below(6)] : v;
+      }
+    }
+    FusedRow alone(layer), guest(layer);
+    alone.Fill(1000);
+    guest.Fill(1000);
+    RunRows(*op, {&alone}, *scratch);
+    for (const size_t n : batches) {
+      for (const size_t place : {size_t{0}, random.Below(n), n - 1}) {
+        std::vector<FusedRow*> rows;
+        for (size_t i = 0; i < n; ++i) rows.push_back(&neighbours[i]);
+        rows[place] = &guest;
+        std::fill(guest.out.begin(), guest.out.end(), -7.0f);
+        RunRows(*op, rows, *scratch);
+        ASSERT_TRUE(alone.SameResults(guest)) << "in " << in << " hidden " << hidden << " batch " << n << " place " << place;
+      }
+    }
+  }
+}
+
+// Against the plain C++, step after step: a difference in one bit would grow.
+TEST_P(FusedTest, AllInstructionSetsGiveTheSameBits) {
+  if (set() == Set::kPortable) GTEST_SKIP() << "the others are compared with it";
+  for (const auto& [in, hidden] : {std::pair<int64_t, int64_t>{1, 1}, {7, 8}, {5, 15}, {16, 31}, {40, 65}, {64, 130}}) {
+    const FusedLayer layer(kind(), in, hidden, 11);
+    const std::unique_ptr<const FusedOp> ops[] = {layer.Make(Set::kPortable), layer.Make(set())};
+    const size_t batches[] = {5, 7};  // the bits do not depend on it
+    std::vector<FusedRow> rows[2];
+    for (size_t side = 0; side < 2; ++side) {
+      for (size_t r = 0; r < batches[side]; ++r) rows[side].emplace_back(layer);
+      for (size_t r = 0; r < batches[side]; ++r) rows[side][r].Fill(r);
+    }
+    for (int step = 0; step < 60; ++step) {
+      for (size_t side = 0; side < 2; ++side) {
+        std::vector<FusedRow*> pointers;
+        for (FusedRow& row : rows[side]) pointers.push_back(&row);
+        RunRows(*ops[side], pointers, *ops[side]->MakeScratch(pointers.size()));
+        for (size_t r = 0; r < pointers.size(); ++r) {
+          Random random(static_cast<uint64_t>(step) * 100 + r);
+          const float scale = step % 10 == 9 ? 100.0f : 2.0f;  // into saturation now and then
+          for (float& v : rows[side][r].x) v = random.Uniform(scale);
+          if (layer.back > 0) std::copy(rows[side][r].out.begin(), rows[side][r].out.end(), rows[side][r].h.begin());
+          std::copy(rows[side][r].c_new.begin(), rows[side][r].c_new.end(), rows[side][r].c.begin());
+          if (kind() == "rnn_relu") std::fill(rows[side][r].h.begin(), rows[side][r].h.end(), 0.5f);  // it has no bound
+        }
+      }
+      for (size_t r = 0; r < batches[0]; ++r) {
+        ASSERT_TRUE(rows[0][r].SameResults(rows[1][r])) << "in " << in << " hidden " << hidden << " step " << step << " row " << r;
+      }
+    }
+  }
+}
+
+// What is not a number is seen by the server, which looks for it in the results: clamps must not hide it.
+TEST_P(FusedTest, NaNInTheInputComesOutAsNaN) {
+  const FusedLayer layer(kind(), 5, 9, 1);
+  const auto op = layer.Make(set());
+  FusedRow row(layer);
+  row.Fill(1);
+  row.x.data()[3] = std::numeric_limits<float>::quiet_NaN();
+  RunRows(*op, {&row}, *op->MakeScratch(1));
+  for (const float v : row.out) EXPECT_TRUE(std::isnan(v));
+}
+
+class TanhTest : public ::testing::TestWithParam<Set> {};
+INSTANTIATE_TEST_SUITE_P(All, TanhTest, ::testing::Values(Set::kPortable, Set::kAvx2, Set::kAvx512), [](const auto& i) { return NameOf(i.param); });
+
+// By itself, as an RNN of one weight of 1.
+TEST_P(TanhTest, IsExactToTheLastBitsEverywhere) {
+  if (!FusedOp::Supported(GetParam())) GTEST_SKIP() << "this machine has no " << NameOf(GetParam());
+  RnnOp op;
+  const auto constant = [](Shape shape, float value) {
+    auto c = std::make_shared<Constant>();
+    c->values = AlignedBuffer<float>(static_cast<size_t>(CheckedElementCount(shape)));
+    c->shape = std::move(shape);
+    std::fill(c->values.data(), c->values.data() + c->values.size(), value);
+    return c;
+  };
+  op.weight = constant({1, 1}, 1);
+  op.recurrent = constant({1, 1}, 0);
+  op.bias = constant({1}, 0);
+  const auto fused = FusedOp::Rnn(op, GetParam());
+  const auto scratch = fused->MakeScratch(1);
+  double worst = 0;
+  for (float x = 1e-30f; x < 1e4f; x *= 1.0007f) {
+    for (const float v : {x, -x}) {
+      float y = 7, h = 0;
+      const float *xp = &v, *hp = &h;
+      float* yp = &y;
+      fused->Run(1, {.x = &xp, .h = &hp, .out = &yp}, *scratch);
+      const double right = std::tanh(static_cast<double>(v));
+      worst = std::max(worst, std::fabs(static_cast<double>(y) - right) / std::fabs(right));
+    }
+  }
+  EXPECT_LT(worst, 2.5e-7);  // two units in the last place
+}
+
+}  // namespace
+}  // namespace lstm::core
