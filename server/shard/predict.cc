@@ -59,7 +59,7 @@ void Shard::Predict(const v1::PredictRequest& request, v1::PredictResponse* resp
   call->response = response;
   call->return_state = request.return_state();
   call->done = std::move(done);
-  TakeScratch(&record);
+  for (size_t i = 0; i < 2; ++i) TakeScratch(&record, i);
   engine_.Add(&record);
   predicts_.emplace(response, std::move(call));
 }

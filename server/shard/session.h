@@ -101,7 +101,7 @@ struct TurnRecord : core::Turn {
   uint64_t state_digest = 0;     // after the turn
   std::vector<std::byte> input;  // as DecodeInputs leaves it
   std::vector<std::byte> answer;
-  std::array<core::AlignedBuffer<float>, 2> rows;  // what the turn is computed into; there while it is computed
+  std::array<core::AlignedBuffer<float>, 2> rows;  // what the turn is computed into where it has no better place
 };
 using TurnRecordPtr = std::unique_ptr<TurnRecord>;
 

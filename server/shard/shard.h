@@ -208,7 +208,7 @@ class Shard {
   TurnRecordPtr TakeRecord();
   void RecycleRecord(TurnRecordPtr record);
   void SettleBacklog(Session* session, TurnRecord& record);
-  void TakeScratch(TurnRecord* record);
+  void TakeScratch(TurnRecord* record, size_t i);
   void GiveScratch(TurnRecord* record);
   void FinishPredict(TurnRecord* record);
 

@@ -166,13 +166,17 @@ bool Shard::Begun(Session* session) {
 }
 
 void Shard::Start(TurnRecord* record) {
-  const Session& session = *record->session;
+  Session& session = *record->session;
   record->program = &session.program();
   record->alone = session.suspect;
   record->last_step_only = session.last_step_only;
   record->state = record->reset_before && !Mutant(31) ? session.initial_state().data() : session.state().data();
   BindBuffers(record, session.selected);
-  TakeScratch(record);
+  // The last step ends where a stored session's next state lies anyway.
+  const size_t last = (record->steps - 1) % 2;
+  if (session.stored()) record->scratch[last] = session.slot->BeginState().data();
+  if (!session.stored()) TakeScratch(record, last);
+  if (record->steps > 1) TakeScratch(record, 1 - last);
   engine_.Add(record);
 }
 
@@ -247,15 +251,19 @@ void Shard::Commit(Session* session, TurnRecord* record, std::span<const float> 
   session->last_used_us = services_.clock();
   session->state_digest = record->state_digest = StateDigest(state);
   if (!session->stored()) {
+    for (core::AlignedBuffer<float>& row : record->rows) {
+      if (row.data() != state.data()) continue;
+      std::swap(row, session->memory);
+      state = session->memory.span();
+    }
     if (state.data() != session->memory.data()) std::memcpy(session->memory.data(), state.data(), state.size_bytes());
     GiveScratch(record);
     return Committed(session);
   }
   StoredPosition position = PositionOf(*session);
   ++position.applied;
-  const uint64_t begin = services_.clock();
   session->slot->Commit(position, state, record->digest, record->answer_steps, record->place, record->answer);
-  counters_.commit_us.Add(services_.clock() - begin);
+  counters_.commit_us.Add(services_.clock() - session->last_used_us);
   GiveScratch(record);
   if (session->durability == v1::HOST && !Mutant(26)) {
     return Sync(session, [this, session](const auto* gone) {
@@ -375,24 +383,22 @@ void Shard::RecycleRecord(TurnRecordPtr record) {
   spare_records_.push_back(std::move(record));
 }
 
-void Shard::TakeScratch(TurnRecord* record) {
+void Shard::TakeScratch(TurnRecord* record, size_t i) {
   const size_t size = record->program->state_floats();
   std::vector<core::AlignedBuffer<float>>& spare = spare_rows_[size];
-  for (size_t i = 0; i < 2; ++i) {
-    if (spare.empty()) {
-      record->rows[i] = core::AlignedBuffer<float>(size);
-    } else {
-      record->rows[i] = std::move(spare.back());
-      spare.pop_back();
-    }
-    record->scratch[i] = record->rows[i].data();
+  if (spare.empty()) {
+    record->rows[i] = core::AlignedBuffer<float>(size);
+  } else {
+    record->rows[i] = std::move(spare.back());
+    spare.pop_back();
   }
+  record->scratch[i] = record->rows[i].data();
 }
 
 void Shard::GiveScratch(TurnRecord* record) {
-  if (record->rows[0].empty()) return;
-  std::vector<core::AlignedBuffer<float>>& spare = spare_rows_[record->program->state_floats()];
   for (core::AlignedBuffer<float>& row : record->rows) {
+    if (row.empty()) continue;
+    std::vector<core::AlignedBuffer<float>>& spare = spare_rows_[row.size()];
     if (spare.size() >= kSpareRows) {
       row = {};
       continue;

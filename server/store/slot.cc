@@ -30,10 +30,12 @@ constexpr uint32_t kMaxWindow = 1u << 16;
 constexpr size_t Aligned(size_t n, size_t to = 64) { return (n + to - 1) / to * to; }
 constexpr size_t kBlock = 512;  // what a disk writes whole or not at all: the halves and the ring share none
 
-// A seal counts once all that it covers is in place, and stops counting before any of that changes.
+// A seal counts once all that it covers is in place, and stops counting before any of that changes. Release fences on both
+// sides: a store passes neither, and unlike a seq_cst store they do not wait for the copied state to reach the cache.
 void SetSeal(uint64_t* seal, uint64_t value) {
-  std::atomic_ref<uint64_t>(*seal).store(value, std::memory_order_seq_cst);
-  std::atomic_signal_fence(std::memory_order_seq_cst);  // the store alone keeps back what is before it, not what follows
+  std::atomic_thread_fence(std::memory_order_release);
+  std::atomic_ref<uint64_t>(*seal).store(value, std::memory_order_relaxed);
+  std::atomic_thread_fence(std::memory_order_release);
 }
 
 struct Head {
@@ -238,6 +240,11 @@ std::optional<uint32_t> Slot::Place(size_t bytes) const {
   return is_free(behind) ? std::optional(static_cast<uint32_t>(behind)) : std::nullopt;
 }
 
+std::span<float> Slot::BeginState() {
+  SetSeal(&half(1 - current_)->seal, 0);
+  return {state_of(1 - current_), state_floats_};
+}
+
 void Slot::Commit(const StoredPosition& position, std::span<const float> state, const InputDigest& input, uint32_t steps,
                   uint32_t place, std::span<const std::byte> answer) {
   core::FailPoint("commit.before_answer");
@@ -273,10 +280,11 @@ void Slot::WriteHalf(const StoredPosition& position, std::span<const float> stat
     const StoredAnswer& a = answers_[k];
     h->entries()[k] = {a.input.low, a.input.high, a.state_digest, a.offset, a.bytes, a.crc, a.steps};
   }
+  const uint64_t seal = h->Seal(head_crc_);  // before the state is copied: it reads what was written just now
   core::FailPoint("commit.before_state");
   if (state.data() != state_of(next)) std::memcpy(state_of(next), state.data(), state.size_bytes());
   core::FailPoint("commit.before_flip");
-  if (!late) SetSeal(&h->seal, h->Seal(head_crc_));
+  if (!late) SetSeal(&h->seal, seal);
   current_ = next;
   ++serial_;
   position_ = position;

@@ -82,6 +82,10 @@ class Slot {
   // A place in the ring for an answer of `bytes`; none: commit an acknowledgement first.
   std::optional<uint32_t> Place(size_t bytes) const;
 
+  // Where the next state may be computed in place; what Commit is then given it does not copy. The half there counts no more
+  // from now on, the current one does as before. Anything between this and that Commit but another Begin takes the place away.
+  std::span<float> BeginState();
+
   // One turn: its answer to where Place said, then position and state to the other half. `input` and `steps` describe the
   // turn. REQUIRES: position.applied is one more than before.
   void Commit(const StoredPosition& position, std::span<const float> state, const InputDigest& input, uint32_t steps,

@@ -176,7 +176,13 @@ class ModelSession {
     const uint64_t seq = plan.position.applied;
     const std::vector<float> state(StateOf(seq).begin(), StateOf(seq).end());  // a fail point's hook may ask for other states
     const bool keeps = StateSeq(seq) == StateSeq(seq - 1);
-    slot.Commit(plan.position, keeps ? slot.state() : std::span<const float>(state), InputOf(seq), StepsOf(seq), plan.place, AnswerOf(seq));
+    std::span<const float> from = state;
+    if (seq % 3 != 0) {  // in place, as a shard does: what it finds there is of the turn before last
+      const std::span<float> place = slot.BeginState();
+      std::copy(state.begin(), state.end(), place.begin());
+      from = place;
+    }
+    slot.Commit(plan.position, keeps ? slot.state() : from, InputOf(seq), StepsOf(seq), plan.place, AnswerOf(seq));
   }
 
   // Everything that the memory serves, as after a start: each bit of it must be of one of the `accepted` positions.

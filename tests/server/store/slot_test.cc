@@ -72,6 +72,23 @@ TEST_P(SlotTest, CommitsAlternateBetweenTheHalves) {
   }
 }
 
+TEST_P(SlotTest, AStateThatIsBeingComputedChangesNothingThatIsServed) {
+  ModelSession model(4, GetParam());
+  Random random(4);
+  Image image(model.bytes());
+  Slot slot = model.Create(image.span());
+  for (int commit = 0; commit < 20; ++commit) {
+    const ModelSession::Plan plan = model.Next(slot, random);
+    model.Commit(slot, plan);
+    const std::span<float> next = slot.BeginState();
+    ASSERT_NE(next.data(), slot.state().data());
+    ASSERT_EQ(next.size(), slot.state().size());
+    std::fill(next.begin(), next.end(), 7.0f);
+    const Reading reading = model.Read(image.span(), plan.position);  // as after a kill at this instant
+    ASSERT_EQ(reading.served, Served::kRight) << reading.what;
+  }
+}
+
 // Against the answers that the last commit says are not acknowledged, as byte ranges.
 TEST_P(SlotTest, NoPlaceInTheRingIsReusedBeforeACommitSaidThatItWasAcknowledged) {
   struct Range {
