@@ -9,6 +9,8 @@ def shape_text(shape):
 
 def expect(array, name, shape):
     """The array itself, if its shape is `shape`; None in it stands for any size above zero."""
-    if array.ndim != len(shape) or any(n != want and (want is not None or n < 1) for n, want in zip(array.shape, shape)):
+    if array.ndim != len(shape) or any(
+        n != want and (want is not None or n < 1) for n, want in zip(array.shape, shape)
+    ):
         raise Refused(f"tensor '{name}' has shape {shape_text(array.shape)}, expected {shape_text(shape)}")
     return array

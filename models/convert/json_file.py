@@ -17,7 +17,10 @@ def load(path):
 
 def whole(value, name, most=1 << 20):
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 1 <= value <= most or value != int(value):
-        raise Refused(f"{name} is {value if isinstance(value, (int, float, str, type(None))) else type(value).__name__}, expected a whole number from 1 to {most}")
+        raise Refused(
+            f"{name} is {value if isinstance(value, (int, float, str, type(None))) else type(value).__name__}, expected"
+            f" a whole number from 1 to {most}"
+        )
     return int(value)
 
 

@@ -7,14 +7,28 @@ from .errors import Refused, expect
 from .network import Network
 
 SKIPPED = ("Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout", "AlphaDropout", "ActivityRegularization")
-MERGES = {"Add": "ADD", "Subtract": "SUBTRACT", "Multiply": "MULTIPLY", "Maximum": "MAXIMUM", "Minimum": "MINIMUM", "Concatenate": "CONCAT"}
+MERGES = {
+    "Add": "ADD",
+    "Subtract": "SUBTRACT",
+    "Multiply": "MULTIPLY",
+    "Maximum": "MAXIMUM",
+    "Minimum": "MINIMUM",
+    "Concatenate": "CONCAT",
+}
+PLAIN = (
+    "Dense Embedding Conv1D LayerNormalization BatchNormalization Activation ReLU LeakyReLU ELU Softmax TimeDistributed"
+).split()
 CELLS = {"LSTM": "lstm", "CuDNNLSTM": "lstm", "GRU": "gru", "CuDNNGRU": "gru", "SimpleRNN": "rnn"}
 
 
 def _function(value):
     """The name of an activation: Keras 3 may write an object where a name was."""
     if isinstance(value, dict):
-        value = value.get("config") if isinstance(value.get("config"), str) else value.get("class_name", value.get("registered_name"))
+        value = (
+            value.get("config")
+            if isinstance(value.get("config"), str)
+            else value.get("class_name", value.get("registered_name"))
+        )
     return value
 
 
@@ -40,15 +54,23 @@ def _activate(net, name, config, key="activation"):
 
 def _cell(net, name, kind, config, weights, reads):
     family = CELLS[kind]
-    for key, why in (("go_backwards", "it reads a sequence from its end, which cannot be streamed"), ("return_state", "it gives its state as an output")):
+    for key, why in (
+        ("go_backwards", "it reads a sequence from its end, which cannot be streamed"),
+        ("return_state", "it gives its state as an output"),
+    ):
         if config.get(key):
             raise Refused(f"layer '{name}': {key} is set: {why}")
     cudnn = kind.startswith("CuDNN")
-    activation, inner = _function(config.get("activation", "tanh")), _function(config.get("recurrent_activation", "sigmoid"))
+    activation, inner = _function(config.get("activation", "tanh")), _function(
+        config.get("recurrent_activation", "sigmoid")
+    )
     if not cudnn and activation not in (("tanh", "relu") if family == "rnn" else ("tanh",)):
         raise Refused(f"layer '{name}' has activation '{activation}', expected tanh")
     if not cudnn and family != "rnn" and inner != "sigmoid":
-        raise Refused(f"layer '{name}' has recurrent_activation '{inner}', expected sigmoid: the manifest has no cell with another one; ONNX may take it")
+        raise Refused(
+            f"layer '{name}' has recurrent_activation '{inner}', expected sigmoid: the manifest has no cell with"
+            " another one; ONNX may take it"
+        )
     kernel, back, bias = _exactly(weights, name, (3,) if config.get("use_bias", True) else (2, 3))
     gates = recurrent.GATES[family]
     expect(back, f"{name}/recurrent_kernel", (None, None))
@@ -62,8 +84,13 @@ def _cell(net, name, kind, config, weights, reads):
     else:
         after = config.get("reset_after", bias is not None and bias.ndim == 2)
     if not config.get("return_sequences", False):
-        net.note(f"'{name}' gives its last step alone: the server answers each step with what it would be if it were the last")
-    recurrent.keras_cell(net, name, family, kernel, back, bias, reset_after=bool(after), relu=activation == "relu", reads=reads)
+        net.note(
+            f"'{name}' gives its last step alone: the server answers each step with what it would be if it were the"
+            " last"
+        )
+    recurrent.keras_cell(
+        net, name, family, kernel, back, bias, reset_after=bool(after), relu=activation == "relu", reads=reads
+    )
 
 
 def _layer(net, name, kind, config, weights, reads):
@@ -78,19 +105,39 @@ def _layer(net, name, kind, config, weights, reads):
             net.note(f"'{name}' masks id 0: a stream has no padding, do not send it")
         net.embedding(name, _exactly(weights, name, (1,))[0], reads)
     elif kind == "Conv1D":
-        if config.get("padding") != "causal" or np.any(np.asarray(config.get("strides", 1)) != 1) or config.get("data_format", "channels_last") != "channels_last":
-            raise Refused(f"layer '{name}' has padding '{config.get('padding')}', strides {config.get('strides', 1)}, {config.get('data_format', 'channels_last')}; "
-                          "expected padding 'causal', strides 1, channels_last: what looks ahead cannot be streamed")
+        if (
+            config.get("padding") != "causal"
+            or np.any(np.asarray(config.get("strides", 1)) != 1)
+            or config.get("data_format", "channels_last") != "channels_last"
+        ):
+            raise Refused(
+                f"layer '{name}' has padding '{config.get('padding')}', strides {config.get('strides', 1)},"
+                f" {config.get('data_format', 'channels_last')}; expected padding 'causal', strides 1, channels_last:"
+                " what looks ahead cannot be streamed"
+            )
         kernel, bias = _exactly(weights, name, (2,) if config.get("use_bias", True) else (1, 2))
-        net.conv1d(name, kernel, bias, int(np.asarray(config.get("dilation_rate", 1)).flat[0]), int(config.get("groups", 1)), keras=True, reads=reads)
+        net.conv1d(
+            name,
+            kernel,
+            bias,
+            int(np.asarray(config.get("dilation_rate", 1)).flat[0]),
+            int(config.get("groups", 1)),
+            keras=True,
+            reads=reads,
+        )
         _activate(net, name, config)
     elif kind == "LayerNormalization":
         axis = config.get("axis", -1)
         if axis not in (-1, [-1], 2, [2]) or config.get("rms_scaling"):
-            raise Refused(f"layer '{name}' has axis {axis}, rms_scaling {config.get('rms_scaling', False)}; expected the last axis, no rms_scaling")
+            raise Refused(
+                f"layer '{name}' has axis {axis}, rms_scaling {config.get('rms_scaling', False)}; expected the last"
+                " axis, no rms_scaling"
+            )
         scale, center = config.get("scale", True), config.get("center", True)
         given = _exactly(weights, name, (int(scale) + int(center),))
-        net.layer_norm(name, given[0] if scale else None, given[-1] if center else None, float(config.get("epsilon", 1e-3)), reads)
+        net.layer_norm(
+            name, given[0] if scale else None, given[-1] if center else None, float(config.get("epsilon", 1e-3)), reads
+        )
     elif kind == "BatchNormalization":
         scale, center = config.get("scale", True), config.get("center", True)
         given = _exactly(weights, name, (2 + int(scale) + int(center),))
@@ -117,14 +164,17 @@ def _layer(net, name, kind, config, weights, reads):
             raise Refused(f"layer '{name}' has axis {config['axis']}, expected the last")
         net.merge(name, MERGES[kind], reads)
     elif kind == "Bidirectional":
-        raise Refused(f"layer '{name}' is Bidirectional: its second half reads a sequence from its end, which cannot be streamed")
+        raise Refused(
+            f"layer '{name}' is Bidirectional: its second half reads a sequence from its end, which cannot be streamed"
+        )
     else:
-        raise Refused(f"layer '{name}' is a {kind}, expected one of {', '.join([*CELLS, 'Dense', 'Embedding', 'Conv1D', 'LayerNormalization', 'BatchNormalization', 'Activation', 'ReLU', 'LeakyReLU', 'ELU', 'Softmax', *MERGES])}")
+        raise Refused(f"layer '{name}' is a {kind}, expected one of {', '.join([*CELLS, *PLAIN, *MERGES])}")
     return net.last
 
 
 def _sources(layer):
-    """Names of the layers that a layer of a Functional model reads: Keras 2 lists them, Keras 3 marks them among the arguments."""
+    """Names of the layers that a layer of a Functional model reads: Keras 2 lists them, Keras 3 marks them among the
+    arguments."""
     nodes = layer.get("inbound_nodes") or []
     if len(nodes) > 1:
         raise Refused(f"layer '{layer.get('name')}' is used {len(nodes)} times, expected once")
@@ -134,7 +184,11 @@ def _sources(layer):
         if depth > 20:
             raise Refused(f"layer '{layer.get('name')}' has inputs nested deeper than 20")
         if isinstance(value, dict):
-            history = value.get("config", {}).get("keras_history") if value.get("class_name") == "__keras_tensor__" and isinstance(value.get("config"), dict) else None
+            history = (
+                value.get("config", {}).get("keras_history")
+                if value.get("class_name") == "__keras_tensor__" and isinstance(value.get("config"), dict)
+                else None
+            )
             if isinstance(history, list) and history:
                 found.append(str(history[0]))
             elif history is None:
@@ -155,9 +209,21 @@ def _sources(layer):
 def _input_shape(net, config):
     shape = config.get("batch_shape", config.get("batch_input_shape"))
     kind = config.get("dtype")
-    if isinstance(shape, list) and len(shape) == 3 and isinstance(shape[2], int) and shape[2] > 0 and net.input_width is None:
+    if (
+        isinstance(shape, list)
+        and len(shape) == 3
+        and isinstance(shape[2], int)
+        and shape[2] > 0
+        and net.input_width is None
+    ):
         net.feed(shape[2])
-    elif isinstance(shape, list) and len(shape) == 2 and net.input_width is None and isinstance(kind, str) and kind.startswith("int"):
+    elif (
+        isinstance(shape, list)
+        and len(shape) == 2
+        and net.input_width is None
+        and isinstance(kind, str)
+        and kind.startswith("int")
+    ):
         net.feed(1, ids=True)
 
 
@@ -165,8 +231,14 @@ def from_file(path, config_path=None, description="", **names):
     config, weights = keras_file.load(path, config_path)
     kind, inner = config.get("class_name"), config.get("config")
     layers = inner if isinstance(inner, list) else inner.get("layers") if isinstance(inner, dict) else None
-    if kind not in ("Sequential", "Functional", "Model") or not isinstance(layers, list) or not all(isinstance(v, dict) and isinstance(v.get("config"), dict) for v in layers):
-        raise Refused(f"the model is a '{kind}', expected Sequential or Functional: of others the file does not say how they run")
+    if (
+        kind not in ("Sequential", "Functional", "Model")
+        or not isinstance(layers, list)
+        or not all(isinstance(v, dict) and isinstance(v.get("config"), dict) for v in layers)
+    ):
+        raise Refused(
+            f"the model is a '{kind}', expected Sequential or Functional: of others the file does not say how they run"
+        )
     net = Network(description, **names)
     net.keras3 = isinstance(weights, keras_file.ByKind) or any("module" in v for v in layers)
     values = {}
@@ -176,7 +248,11 @@ def from_file(path, config_path=None, description="", **names):
         try:
             part = "cell" if kind in CELLS else None
             found = weights.of(name, kind, "layer" if kind == "TimeDistributed" else part)
-            if kind == "TimeDistributed" and isinstance(own.get("layer"), dict) and isinstance(own["layer"].get("config"), dict):
+            if (
+                kind == "TimeDistributed"
+                and isinstance(own.get("layer"), dict)
+                and isinstance(own["layer"].get("config"), dict)
+            ):
                 kind, own = str(own["layer"].get("class_name")), own["layer"]["config"]
                 if kind in CELLS:
                     raise Refused(f"layer '{name}' is a {kind} within each step, expected Dense or an activation")

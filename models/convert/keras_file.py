@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""What Keras writes: HDF5 (.h5, Keras 1 to 3) and .keras, a zip of config.json and model.weights.h5. Configuration and weights by layer."""
+"""What Keras writes: HDF5 (.h5, Keras 1 to 3) and .keras, a zip of config.json and model.weights.h5. Configuration
+and weights by layer."""
 import io
 import json
 import re
@@ -26,7 +27,9 @@ def _array(dataset, name):
         raise Refused(f"'{name}' is no array of the file itself")
     if dataset.dtype.kind not in "fiu" or dataset.dtype.itemsize > 8 or dataset.size > MOST_BYTES // 8:
         raise Refused(f"'{name}' is of type {dataset.dtype} and shape {list(dataset.shape)}, expected numbers")
-    if dataset.size * dataset.dtype.itemsize > 2000 * dataset.id.get_storage_size():  # no compression comes so far: nothing is there
+    if (
+        dataset.size * dataset.dtype.itemsize > 2000 * dataset.id.get_storage_size()
+    ):  # no compression comes so far: nothing is there
         raise Refused(f"'{name}' has shape {list(dataset.shape)} and {dataset.id.get_storage_size()} bytes in the file")
     if dataset.attrs.get("dtype") in ("bfloat16", b"bfloat16"):
         raise Refused(f"'{name}' is bfloat16: save the model in float32")
@@ -81,7 +84,8 @@ def _snake(name):
 
 
 class ByKind:
-    """Keras 3: layers under the name of their class with a number, in the order of the model; variables under `vars` of the layer or of its cell."""
+    """Keras 3: layers under the name of their class with a number, in the order of the model; variables under `vars`
+    of the layer or of its cell."""
 
     def __init__(self, root):
         self.root = next((_child(root, k) for k in ("layers", "_layer_checkpoint_dependencies") if k in root), None)
@@ -116,7 +120,11 @@ def load(path, config_path=None):
     try:
         if head[:4] == b"PK\x03\x04":
             with zipfile.ZipFile(path) as archive:
-                parts = {name: archive.getinfo(name) for name in ("config.json", "model.weights.h5") if name in archive.namelist()}
+                parts = {
+                    name: archive.getinfo(name)
+                    for name in ("config.json", "model.weights.h5")
+                    if name in archive.namelist()
+                }
                 if len(parts) != 2:
                     raise Refused("a zip archive without config.json and model.weights.h5: no .keras file")
                 if parts["config.json"].file_size > 64 << 20 or parts["model.weights.h5"].file_size > MOST_BYTES:
@@ -135,5 +143,14 @@ def load(path, config_path=None):
         return config, ByName(file) if "layer_names" in file.attrs or "model_weights" in file else ByKind(file)
     except Refused:
         raise
-    except (zipfile.BadZipFile, OSError, EOFError, KeyError, RuntimeError, NotImplementedError, ValueError, TypeError) as e:
+    except (
+        zipfile.BadZipFile,
+        OSError,
+        EOFError,
+        KeyError,
+        RuntimeError,
+        NotImplementedError,
+        ValueError,
+        TypeError,
+    ) as e:
         raise Refused(f"truncated or damaged: {e}") from None

@@ -12,8 +12,20 @@ import numpy as np
 from .errors import Refused, expect, shape_text
 
 FUNCTIONS = {  # by the names of PyTorch, Keras and TensorFlow: the manifest's
-    "relu": "RELU", "sigmoid": "SIGMOID", "tanh": "TANH", "softplus": "SOFTPLUS", "leaky_relu": "LEAKY_RELU", "elu": "ELU", "gelu": "GELU",
-    "silu": "SILU", "swish": "SILU", "hard_sigmoid": "HARD_SIGMOID", "clip": "CLIP", "exp": "EXP", "log": "LOG", "abs": "ABS",
+    "relu": "RELU",
+    "sigmoid": "SIGMOID",
+    "tanh": "TANH",
+    "softplus": "SOFTPLUS",
+    "leaky_relu": "LEAKY_RELU",
+    "elu": "ELU",
+    "gelu": "GELU",
+    "silu": "SILU",
+    "swish": "SILU",
+    "hard_sigmoid": "HARD_SIGMOID",
+    "clip": "CLIP",
+    "exp": "EXP",
+    "log": "LOG",
+    "abs": "ABS",
 }
 NAME = re.compile(r"[A-Za-z0-9_./-]{1,64}")
 
@@ -30,7 +42,13 @@ def _text(value):
     if isinstance(value, Word):
         return str(value)
     if isinstance(value, str):
-        return '"' + "".join(c if c.isprintable() and c not in '"\\' else "".join(f"\\{b:03o}" for b in c.encode()) for c in value) + '"'
+        return (
+            '"'
+            + "".join(
+                c if c.isprintable() and c not in '"\\' else "".join(f"\\{b:03o}" for b in c.encode()) for c in value
+            )
+            + '"'
+        )
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_text(v) for v in value) + "]"
     return repr(float(value)) if isinstance(value, (float, np.floating)) else str(int(value))
@@ -41,7 +59,8 @@ def _field(key, value):
 
 
 class Network:
-    """Layers are added in order; each reads the value before it unless told otherwise. The first decides what the input is."""
+    """Layers are added in order; each reads the value before it unless told otherwise. The first decides what the
+    input is."""
 
     def __init__(self, description="", input_name="x", output_name="y"):
         self.description, self.input_name, self.output_name = description, input_name, output_name
@@ -74,7 +93,9 @@ class Network:
         before = reads[0] if reads else self.last
         if before == self.input_name and self.input_width is None:
             if width_in is None:
-                raise Refused(f"layer '{wanted}' is the first and has no weights: how wide the input is cannot be known")
+                raise Refused(
+                    f"layer '{wanted}' is the first and has no weights: how wide the input is cannot be known"
+                )
             self.feed(width_in)
         have = self.widths[before]
         if before == self.input_name and self.ids and kind != "embedding":
@@ -84,7 +105,10 @@ class Network:
         for suffix, array in tensors.items():
             array = np.ascontiguousarray(array, dtype="<f4")
             if array.size == 0 or not np.all(np.isfinite(array)):
-                raise Refused(f"tensor '{suffix}' of layer '{wanted}', shape {shape_text(array.shape)}, is empty or has numbers that are not finite in f32")
+                raise Refused(
+                    f"tensor '{suffix}' of layer '{wanted}', shape {shape_text(array.shape)}, is empty or has numbers"
+                    " that are not finite in f32"
+                )
             self.tensors[f"{name}.{suffix}"] = array
         layer, reads = {"name": name}, list(reads or [self.last])
         if reads != [self.layers[-1]["name"] if self.layers else self.input_name]:
@@ -123,14 +147,23 @@ class Network:
         if bias is not None:
             tensors["bias"] = expect(bias, f"{name}.bias", (out,))
         fields = {"convention": Word("KERAS")} if keras else {}
-        fields.update({k: v for k, v in (("dilation", dilation), ("groups", groups)) if v != 1}, **({} if bias is not None else {"no_bias": True}))
+        fields.update(
+            {k: v for k, v in (("dilation", dilation), ("groups", groups)) if v != 1},
+            **({} if bias is not None else {"no_bias": True}),
+        )
         return self.add(name, "conv1d", fields, tensors, channels * groups, out, reads)
 
     def layer_norm(self, name, scale, bias, epsilon, reads=None):
         given = scale if scale is not None else bias
         width = None if given is None else expect(given, name, (None,)).shape[0]
-        tensors = {k: expect(v, f"{name}.{k}", (width,)) for k, v in (("weight", scale), ("bias", bias)) if v is not None}
-        fields = {"epsilon": epsilon, **({"no_scale": True} if scale is None else {}), **({"no_bias": True} if bias is None else {})}
+        tensors = {
+            k: expect(v, f"{name}.{k}", (width,)) for k, v in (("weight", scale), ("bias", bias)) if v is not None
+        }
+        fields = {
+            "epsilon": epsilon,
+            **({"no_scale": True} if scale is None else {}),
+            **({"no_bias": True} if bias is None else {}),
+        }
         return self.add(name, "layer_norm", fields, tensors, width, None, reads)
 
     def affine(self, name, scale, offset, reads=None):
@@ -139,7 +172,9 @@ class Network:
         width = max(scale.size, offset.size)
         for values in (scale, offset):
             if values.ndim != 1 or values.size not in (1, width) or not np.all(np.isfinite(values.astype("f4"))):
-                raise Refused(f"layer '{name}': a scale or an offset has shape {shape_text(values.shape)} or is not finite")
+                raise Refused(
+                    f"layer '{name}': a scale or an offset has shape {shape_text(values.shape)} or is not finite"
+                )
         fields = {"scale": [float(np.float32(v)) for v in scale], "offset": [float(np.float32(v)) for v in offset]}
         return self.add(name, "affine", fields, {}, width if width > 1 else None, None, reads)
 
@@ -150,14 +185,22 @@ class Network:
         if function in ("softmax", "log_softmax"):
             return self.add(name, "softmax", {"log": True} if function == "log_softmax" else {}, {}, None, None, reads)
         if function not in FUNCTIONS:
-            raise Refused(f"activation '{function}' of '{name}' is not supported, expected one of: linear, softmax, log_softmax, {', '.join(FUNCTIONS)}")
-        fields = {"function": Word(FUNCTIONS[function]), **{k: float(v) for k, v in (("alpha", alpha), ("beta", beta)) if v is not None}}
+            raise Refused(
+                f"activation '{function}' of '{name}' is not supported, expected one of: linear, softmax, log_softmax,"
+                f" {', '.join(FUNCTIONS)}"
+            )
+        fields = {
+            "function": Word(FUNCTIONS[function]),
+            **{k: float(v) for k, v in (("alpha", alpha), ("beta", beta)) if v is not None},
+        }
         return self.add(name, "activation", fields, {}, None, None, reads)
 
     def merge(self, name, function, reads):
         """ADD, MULTIPLY ... of values of one width, or CONCAT of values of any."""
         if any(self.widths.get(r) is None for r in reads) or self.ids and self.input_name in reads:
-            raise Refused(f"layer '{name}' reads {', '.join(reads)}: the width of one of them is not known, or it is an id")
+            raise Refused(
+                f"layer '{name}' reads {', '.join(reads)}: the width of one of them is not known, or it is an id"
+            )
         widths = [self.widths[r] for r in reads]
         if function == "CONCAT":
             return self.add(name, "concat", {}, {}, None, sum(widths), reads)

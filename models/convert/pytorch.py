@@ -22,7 +22,7 @@ def _groups(tensors):
             groups.setdefault(prefix, {})[suffix] = array
     for prefix, group in groups.items():
         for suffix in [s for s in group if s.endswith("_raw")]:  # AWD-LSTM keeps the trained weights under this name
-            group[suffix[:-len("_raw")]] = group.pop(suffix)
+            group[suffix[: -len("_raw")]] = group.pop(suffix)
         if "weight_g" in group and "weight_v" in group:  # weight norm, over all axes but the first
             g, v = group.pop("weight_g").astype("f8"), group.pop("weight_v").astype("f8")
             if g.size != v.shape[0]:
@@ -33,18 +33,19 @@ def _groups(tensors):
 
 
 def select(tensors, key=None):
-    """The state dict within a checkpoint: what lies below `key`, or below a usual name; without the prefix of DataParallel."""
+    """The state dict within a checkpoint: what lies below `key`, or below a usual name; without the prefix of
+    DataParallel."""
     if key is None:
         heads = {name.partition(".")[0] for name in tensors}
         key = next((w for w in WRAPPERS if w in heads and len(heads) > 1 and w.endswith("state_dict")), None)
         if key is None and len(heads) == 1 and next(iter(heads)) in WRAPPERS + ("module",):
             key = next(iter(heads))
     if key:
-        tensors = {name[len(key) + 1:]: array for name, array in tensors.items() if name.startswith(key + ".")}
+        tensors = {name[len(key) + 1 :]: array for name, array in tensors.items() if name.startswith(key + ".")}
         if not tensors:
             raise Refused(f"has no tensors below '{key}'")
     if tensors and all(name.startswith("module.") for name in tensors):
-        tensors = {name[len("module."):]: array for name, array in tensors.items()}
+        tensors = {name[len("module.") :]: array for name, array in tensors.items()}
     return tensors
 
 
@@ -81,7 +82,14 @@ def _add_group(net, name, group, options):
             match = CELL.fullmatch(key)
             if match is None:
                 reverse = key.endswith("_reverse")
-                raise Refused(f"'{name}' has '{key}': " + ("it is bidirectional, and what reads a sequence from its end cannot be streamed" if reverse else "not known"))
+                raise Refused(
+                    f"'{name}' has '{key}': "
+                    + (
+                        "it is bidirectional, and what reads a sequence from its end cannot be streamed"
+                        if reverse
+                        else "not known"
+                    )
+                )
             layers.setdefault(int(match.group(2) or 0), {})[match.group(1)] = array
         if sorted(layers) != list(range(len(layers))):
             raise Refused(f"'{name}' has layers {sorted(layers)}, expected all from 0 on")
@@ -94,17 +102,27 @@ def _add_group(net, name, group, options):
     elif "weight" in keys and group["weight"].ndim == 3:
         weight, groups = group["weight"], 1
         have = net.widths.get(net.last) if net.layers else None
-        groups = _number(options, "groups", name, int) or (have // weight.shape[1] if have and have % weight.shape[1] == 0 else 1)
+        groups = _number(options, "groups", name, int) or (
+            have // weight.shape[1] if have and have % weight.shape[1] == 0 else 1
+        )
         dilation = _number(options, "dilation", name, int) or 1
         net.conv1d(name, weight, group.get("bias"), dilation, groups)
         if weight.shape[2] > 1:
-            net.note(f"'{name}' is a convolution: taken as causal, padded in front alone, with dilation {dilation}; {name}:dilation=N in --net says otherwise")
+            net.note(
+                f"'{name}' is a convolution: taken as causal, padded in front alone, with dilation {dilation};"
+                f" {name}:dilation=N in --net says otherwise"
+            )
         keys -= {"bias"}
     elif "weight" in keys and group["weight"].ndim == 2:
-        embedding = options.pop("embedding", not net.layers and "bias" not in keys and options.pop("linear", None) is None)
+        embedding = options.pop(
+            "embedding", not net.layers and "bias" not in keys and options.pop("linear", None) is None
+        )
         if embedding:
             net.embedding(name, group["weight"])
-            net.note(f"'{name}' is taken as an embedding, for it is first and has no bias; {name}:linear in --net says otherwise")
+            net.note(
+                f"'{name}' is taken as an embedding, for it is first and has no bias; {name}:linear in --net says"
+                " otherwise"
+            )
         else:
             options.pop("linear", None)
             net.linear(name, group["weight"], group.get("bias"))
@@ -116,8 +134,13 @@ def _add_group(net, name, group, options):
             net.layer_norm(name, group["weight"], group.get("bias"), epsilon)
             net.note(f"'{name}' is taken as a layer norm with eps {epsilon:g}; {name}:eps=E in --net says otherwise")
     else:
-        raise Refused(f"'{name}' has {', '.join(sorted(keys))}: no layer that is known (LSTM, GRU, RNN, Linear, Embedding, LayerNorm, BatchNorm, Conv1d, PReLU)")
-    unknown = keys - {"weight", "bias", "running_mean", "running_var"} if not any(CELL.fullmatch(k) for k in keys) else set()
+        raise Refused(
+            f"'{name}' has {', '.join(sorted(keys))}: no layer that is known (LSTM, GRU, RNN, Linear, Embedding,"
+            " LayerNorm, BatchNorm, Conv1d, PReLU)"
+        )
+    unknown = (
+        keys - {"weight", "bias", "running_mean", "running_var"} if not any(CELL.fullmatch(k) for k in keys) else set()
+    )
     if unknown:
         raise Refused(f"'{name}' has a tensor '{sorted(unknown)[0]}' that is not known")
     if options:
@@ -132,7 +155,10 @@ def _build(groups, items, net):
         elif name in FUNCTIONS or name in ("softmax", "log_softmax"):
             net.function(name, name, _number(options, "alpha", name), _number(options, "beta", name))
         else:
-            raise Refused(f"--net names '{name}', which is neither in the file ({', '.join(groups)}) nor a function ({', '.join(FUNCTIONS)}, softmax, log_softmax)")
+            raise Refused(
+                f"--net names '{name}', which is neither in the file ({', '.join(groups)}) nor a function"
+                f" ({', '.join(FUNCTIONS)}, softmax, log_softmax)"
+            )
     named = {name for name, _ in items}
     left = [prefix for prefix in groups if prefix not in named]
     if left:
@@ -141,7 +167,8 @@ def _build(groups, items, net):
 
 
 def from_state_dict(tensors, net_text=None, key=None, description="", **names):
-    """A Network of the tensors "prefix.suffix" -> array. The order is the file's and there is nothing between, unless `net_text` says what there is."""
+    """A Network of the tensors "prefix.suffix" -> array. The order is the file's and there is nothing between, unless
+    `net_text` says what there is."""
     groups = _groups(select(tensors, key))
     if not groups:
         raise Refused("has no tensors")
@@ -152,9 +179,14 @@ def from_state_dict(tensors, net_text=None, key=None, description="", **names):
     plain = ["bias" in g and "weight" in g and g["weight"].ndim in (2, 3) for g in groups.values()]
     for at in range(1, len(order)):
         if plain[at - 1] and plain[at]:
-            raise Refused(f"'{order[at - 1]}' and '{order[at]}' follow each other, and what is between is not in a state dict: say it, for instance "
-                          f"--net \"{', '.join(order[:at] + ['relu'] + order[at:])}\"")
-    net.note("the order is the file's, with no function between or behind its layers; --net says otherwise: " + ", ".join(order))
+            raise Refused(
+                f"'{order[at - 1]}' and '{order[at]}' follow each other, and what is between is not in a state dict:"
+                f" say it, for instance --net \"{', '.join(order[:at] + ['relu'] + order[at:])}\""
+            )
+    net.note(
+        "the order is the file's, with no function between or behind its layers; --net says otherwise: "
+        + ", ".join(order)
+    )
     return _build(groups, [(prefix, {}) for prefix in order], net)
 
 
@@ -165,12 +197,21 @@ def _leaf(name, module):
         return []
     if getattr(module, "bidirectional", False):
         raise Refused(f"'{name}' is bidirectional, and what reads a sequence from its end cannot be streamed")
-    plain = {"ReLU": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh", "LogSoftmax": "log_softmax", "Softmax": "softmax", "SiLU": "silu"}
+    plain = {
+        "ReLU": "relu",
+        "Sigmoid": "sigmoid",
+        "Tanh": "tanh",
+        "LogSoftmax": "log_softmax",
+        "Softmax": "softmax",
+        "SiLU": "silu",
+    }
     if kind in plain:
         return [(plain[kind], {})]
     functions = {
-        "LeakyReLU": lambda m: ("leaky_relu", {"alpha": m.negative_slope}), "ELU": lambda m: ("elu", {"alpha": m.alpha}),
-        "Hardtanh": lambda m: ("clip", {"alpha": m.min_val, "beta": m.max_val}), "ReLU6": lambda m: ("clip", {"alpha": 0, "beta": 6}),
+        "LeakyReLU": lambda m: ("leaky_relu", {"alpha": m.negative_slope}),
+        "ELU": lambda m: ("elu", {"alpha": m.alpha}),
+        "Hardtanh": lambda m: ("clip", {"alpha": m.min_val, "beta": m.max_val}),
+        "ReLU6": lambda m: ("clip", {"alpha": 0, "beta": 6}),
         "Hardsigmoid": lambda m: ("hard_sigmoid", {"alpha": 1 / 6, "beta": 0.5}),
         "GELU": lambda m: ("gelu", {}) if getattr(m, "approximate", "none") == "none" else None,
         "Softplus": lambda m: ("softplus", {}) if m.beta == 1 else None,
@@ -178,10 +219,22 @@ def _leaf(name, module):
     if kind in functions and (found := functions[kind](module)) is not None:
         return [found]
     if kind in ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"):
-        return [(name, {"relu": True} if getattr(module, "nonlinearity", "tanh") == "relu" else {"tanh": True} if "RNN" in kind else {})]
+        return [
+            (
+                name,
+                (
+                    {"relu": True}
+                    if getattr(module, "nonlinearity", "tanh") == "relu"
+                    else {"tanh": True} if "RNN" in kind else {}
+                ),
+            )
+        ]
     if kind == "Conv1d":
         if module.stride != (1,) or module.padding not in ((0,), "valid"):
-            raise Refused(f"'{name}' has stride {module.stride[0]} and padding {module.padding}: expected stride 1 and no padding, for it streams with the past in front")
+            raise Refused(
+                f"'{name}' has stride {module.stride[0]} and padding {module.padding}: expected stride 1 and no"
+                " padding, for it streams with the past in front"
+            )
         return [(name, {"dilation": module.dilation[0], "groups": module.groups})]
     if kind in ("LayerNorm", "BatchNorm1d"):
         return [(name, {"eps": module.eps})]
@@ -195,7 +248,8 @@ def _leaf(name, module):
 
 
 def from_module(module, net_text=None, description="", **names):
-    """A Network of a torch.nn module in memory: one layer or an nn.Sequential; of another kind with `net_text`, for its forward() is a program."""
+    """A Network of a torch.nn module in memory: one layer or an nn.Sequential; of another kind with `net_text`, for
+    its forward() is a program."""
     groups = _groups({k: v.detach().numpy() for k, v in module.state_dict().items()})
     net = Network(description, **names)
     wanted = parse_net(net_text) if net_text is not None else None
@@ -206,7 +260,10 @@ def from_module(module, net_text=None, description="", **names):
         if not children:
             return [(name, part)]
         if wanted is None and type(part).__name__ != "Sequential":
-            raise Refused(f"'{name or type(part).__name__}' is no nn.Sequential: say in which order its layers run, net_text=\"{', '.join(groups)}\" for instance")
+            raise Refused(
+                f"'{name or type(part).__name__}' is no nn.Sequential: say in which order its layers run,"
+                f" net_text=\"{', '.join(groups)}\" for instance"
+            )
         return [leaf for child, inner in children for leaf in leaves(f"{name}.{child}" if name else child, inner)]
 
     for name, part in leaves("", module):

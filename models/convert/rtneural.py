@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""RTNeural's JSON: layers as Keras keeps them, or a state dict of PyTorch. The files of AIDA-X and of GuitarML are of these two forms."""
+"""RTNeural's JSON: layers as Keras keeps them, or a state dict of PyTorch. The files of AIDA-X and of GuitarML are of
+these two forms."""
 import numpy as np
 
 from . import pytorch, recurrent
@@ -15,8 +16,13 @@ def _last(value, name):
 def _weights(layer, name, count):
     weights = layer.get("weights")
     if not isinstance(weights, list) or len(weights) not in count:
-        raise Refused(f"layer '{name}' has {len(weights) if isinstance(weights, list) else 'no'} weights, expected {' or '.join(map(str, count))}")
-    return [array(w, f"weights[{k}] of layer '{name}'") for k, w in enumerate(weights)] + [None] * (max(count) - len(weights))
+        raise Refused(
+            f"layer '{name}' has {len(weights) if isinstance(weights, list) else 'no'} weights, expected"
+            f" {' or '.join(map(str, count))}"
+        )
+    return [array(w, f"weights[{k}] of layer '{name}'") for k, w in enumerate(weights)] + [None] * (
+        max(count) - len(weights)
+    )
 
 
 def _layer(net, name, layer):
@@ -27,10 +33,14 @@ def _layer(net, name, layer):
         net.linear(name, kernel, bias, keras=True)
     elif kind == "conv1d":
         kernel, bias = _weights(layer, name, (1, 2))
-        taps, groups = _last(layer.get("kernel_size"), f"kernel_size of layer '{name}'"), _last(layer.get("groups", 1), f"groups of layer '{name}'")
+        taps, groups = _last(layer.get("kernel_size"), f"kernel_size of layer '{name}'"), _last(
+            layer.get("groups", 1), f"groups of layer '{name}'"
+        )
         if kernel.ndim != 3 or kernel.shape[0] != taps:
             raise Refused(f"layer '{name}' has a kernel {shape_text(kernel.shape)}, expected [{taps}, in, out]")
-        net.conv1d(name, kernel, bias, _last(layer.get("dilation", 1), f"dilation of layer '{name}'"), groups, keras=True)
+        net.conv1d(
+            name, kernel, bias, _last(layer.get("dilation", 1), f"dilation of layer '{name}'"), groups, keras=True
+        )
     elif kind in ("lstm", "gru"):
         kernel, back, bias = _weights(layer, name, (2, 3))
         if activation not in ("", "tanh"):
@@ -51,7 +61,10 @@ def _layer(net, name, layer):
     elif kind == "activation":
         pass
     else:
-        raise Refused(f"layer '{name}' is of type '{kind}', expected dense, time-distributed-dense, conv1d, lstm, gru, prelu, batchnorm or activation")
+        raise Refused(
+            f"layer '{name}' is of type '{kind}', expected dense, time-distributed-dense, conv1d, lstm, gru, prelu,"
+            " batchnorm or activation"
+        )
     if net.widths[net.last] != size:
         raise Refused(f"layer '{name}' gives {net.widths[net.last]} numbers by its weights, and {size} by its shape")
     net.function(f"{name}.{activation}", activation)

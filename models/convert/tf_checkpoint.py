@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""TensorFlow checkpoints in the bundle format: PREFIX.index, a sorted table of names to places, and PREFIX.data-0000k-of-0000n."""
+"""TensorFlow checkpoints in the bundle format: PREFIX.index, a sorted table of names to places, and
+PREFIX.data-0000k-of-0000n."""
 import os
 import pathlib
 import struct
@@ -24,12 +25,13 @@ _TABLE = _crc_table()
 
 
 def crc32c(data):
-    """CRC-32C. Lanes of equal length are taken at once, a byte of each a step, and then put together, for a loop over bytes is slow in Python."""
+    """CRC-32C. Lanes of equal length are taken at once, a byte of each a step, and then put together, for a loop over
+    bytes is slow in Python."""
     data = np.frombuffer(data, dtype=np.uint8)
     lanes = min(4096, max(1, data.size // 64))
     length = data.size // lanes
     crc = np.zeros(lanes, dtype=np.uint32)
-    columns = data[:lanes * length].reshape(lanes, length)
+    columns = data[: lanes * length].reshape(lanes, length)
     for k in range(length):
         crc = _TABLE[(crc ^ columns[:, k]) & 0xFF] ^ (crc >> np.uint32(8))
     # What `length` bytes of zeros make of each bit of a register: to move a register over a lane.
@@ -44,7 +46,7 @@ def crc32c(data):
             if register >> bit & 1:
                 shifted ^= moved[bit]
         register = shifted ^ int(lane)
-    for byte in data[lanes * length:]:
+    for byte in data[lanes * length :]:
         register = int(_TABLE[(register ^ int(byte)) & 0xFF]) ^ (register >> 8)
     return register ^ 0xFFFFFFFF
 
@@ -70,9 +72,9 @@ def _block(file, offset, size):
         raise Refused(f"index: a block of {size} bytes at {offset} in a file of {len(file)}")
     if file[offset + size] != 0:
         raise Refused("index: a compressed block, which TensorFlow does not write")
-    if masked(crc32c(file[offset:offset + size + 1])) != struct.unpack_from("<I", file, offset + size + 1)[0]:
+    if masked(crc32c(file[offset : offset + size + 1])) != struct.unpack_from("<I", file, offset + size + 1)[0]:
         raise Refused(f"index: the checksum of the block at {offset} is wrong")
-    return file[offset:offset + size]
+    return file[offset : offset + size]
 
 
 def _entries(block):
@@ -87,8 +89,8 @@ def _entries(block):
         size, at = _varint(block, at)
         if shared > len(key) or at + fresh + size > end:
             raise Refused("index: an entry that reaches beyond its block")
-        key = key[:shared] + bytes(block[at:at + fresh])
-        yield key, block[at + fresh:at + fresh + size]
+        key = key[:shared] + bytes(block[at : at + fresh])
+        yield key, block[at + fresh : at + fresh + size]
         at += fresh + size
 
 
@@ -112,6 +114,7 @@ def load(path):
     from google.protobuf.message import DecodeError
 
     from . import tensorflow_pb2 as pb
+
     prefix = str(path).removesuffix(".index")
     index = pathlib.Path(prefix + ".index").read_bytes()
     out, shards, header = {}, {}, None
@@ -131,7 +134,9 @@ def load(path):
                 continue  # text, and what is not a number
             shard = f"{prefix}.data-{entry.shard_id:05d}-of-{header.num_shards:05d}"
             if shard not in shards:
-                shards[shard] = np.memmap(shard, dtype=np.uint8, mode="r") if os.path.getsize(shard) else np.zeros(0, np.uint8)
+                shards[shard] = (
+                    np.memmap(shard, dtype=np.uint8, mode="r") if os.path.getsize(shard) else np.zeros(0, np.uint8)
+                )
             shape = [d.size for d in entry.shape.dim]
             kind = np.dtype(DTYPES[entry.dtype])
             count = 1
@@ -139,9 +144,16 @@ def load(path):
                 if n < 0 or len(shape) > 8:
                     raise Refused(f"variable '{name}' has shape {shape}")
                 count *= n
-            if count * kind.itemsize != entry.size or entry.offset < 0 or entry.offset + entry.size > shards[shard].size:
-                raise Refused(f"variable '{name}' of shape {shape} has {entry.size} bytes at {entry.offset}, the file {shards[shard].size}")
-            raw = shards[shard][entry.offset:entry.offset + entry.size].tobytes()
+            if (
+                count * kind.itemsize != entry.size
+                or entry.offset < 0
+                or entry.offset + entry.size > shards[shard].size
+            ):
+                raise Refused(
+                    f"variable '{name}' of shape {shape} has {entry.size} bytes at {entry.offset}, the file"
+                    f" {shards[shard].size}"
+                )
+            raw = shards[shard][entry.offset : entry.offset + entry.size].tobytes()
             if masked(crc32c(raw)) != entry.crc32c:
                 raise Refused(f"variable '{name}': its checksum is wrong, the file is damaged")
             array = np.frombuffer(raw, dtype=kind)
@@ -151,5 +163,8 @@ def load(path):
     if header is None:
         raise Refused("index: empty")
     if any(name.endswith("/.ATTRIBUTES/VARIABLE_VALUE") for name in out):
-        raise Refused("a checkpoint of objects, of TensorFlow 2: which layer a variable is of is in the program; save the model as .keras or .h5")
+        raise Refused(
+            "a checkpoint of objects, of TensorFlow 2: which layer a variable is of is in the program; save the model"
+            " as .keras or .h5"
+        )
     return out

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Frozen graphs of TensorFlow 1: from the output back to the input, layer by layer; a loop, or a cell unrolled, is the cells in it."""
+"""Frozen graphs of TensorFlow 1: from the output back to the input, layer by layer; a loop, or a cell unrolled, is
+the cells in it."""
 import pathlib
 
 import numpy as np
@@ -7,11 +8,53 @@ import numpy as np
 from .errors import Refused
 from .tensorflow import CELL, groups_of, natural
 
-DTYPES = {1: ("<f4", "float_val"), 2: ("<f8", "double_val"), 3: ("<i4", "int_val"), 9: ("<i8", "int64_val"), 19: ("<f2", None)}
-THROUGH = ("Identity", "Reshape", "Transpose", "Squeeze", "ExpandDims", "StopGradient", "Snapshot", "StridedSlice", "Enter", "Cast", "PlaceholderWithDefault")
-FUNCTIONS = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Relu": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh", "Elu": "elu", "Softplus": "softplus", "Abs": "abs",
-             "Exp": "exp", "Log": "log", "Gelu": "gelu"}
-RECURRENT = ("Exit", "TensorArrayGatherV3", "TensorArrayReadV3", "Mul", "BlockLSTM", "BlockLSTMV2", "LSTMBlockCell", "GRUBlockCell", "Pack", "LoopCond", "Switch", "Merge")
+DTYPES = {
+    1: ("<f4", "float_val"),
+    2: ("<f8", "double_val"),
+    3: ("<i4", "int_val"),
+    9: ("<i8", "int64_val"),
+    19: ("<f2", None),
+}
+THROUGH = (
+    "Identity",
+    "Reshape",
+    "Transpose",
+    "Squeeze",
+    "ExpandDims",
+    "StopGradient",
+    "Snapshot",
+    "StridedSlice",
+    "Enter",
+    "Cast",
+    "PlaceholderWithDefault",
+)
+FUNCTIONS = {
+    "Softmax": "softmax",
+    "LogSoftmax": "log_softmax",
+    "Relu": "relu",
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
+    "Elu": "elu",
+    "Softplus": "softplus",
+    "Abs": "abs",
+    "Exp": "exp",
+    "Log": "log",
+    "Gelu": "gelu",
+}
+RECURRENT = (
+    "Exit",
+    "TensorArrayGatherV3",
+    "TensorArrayReadV3",
+    "Mul",
+    "BlockLSTM",
+    "BlockLSTMV2",
+    "LSTMBlockCell",
+    "GRUBlockCell",
+    "Pack",
+    "LoopCond",
+    "Switch",
+    "Merge",
+)
 ADDS = ("Add", "AddV2", "BiasAdd")
 MOST_ELEMENTS = 1 << 29
 
@@ -27,14 +70,21 @@ def _array(name, tensor):
         raise Refused(f"constant '{name}' has shape {shape}")
     if tensor.tensor_content:
         if len(tensor.tensor_content) != count * np.dtype(kind).itemsize:
-            raise Refused(f"constant '{name}' of shape {shape} has {len(tensor.tensor_content)} bytes, expected {count * np.dtype(kind).itemsize}")
+            raise Refused(
+                f"constant '{name}' of shape {shape} has {len(tensor.tensor_content)} bytes, expected"
+                f" {count * np.dtype(kind).itemsize}"
+            )
         return np.frombuffer(tensor.tensor_content, dtype=kind).reshape(shape)
-    values = np.array(getattr(tensor, field), dtype=kind) if field else np.array(tensor.half_val, dtype="<u2").view("<f2")
+    values = (
+        np.array(getattr(tensor, field), dtype=kind) if field else np.array(tensor.half_val, dtype="<u2").view("<f2")
+    )
     if not 0 < values.size <= count:
         return None
     if count > 1 << 22 and values.size < count:  # a small file must not become a large model
         raise Refused(f"constant '{name}' of shape {shape} has {values.size} numbers")
-    return np.concatenate([values, np.repeat(values[-1:], count - values.size)]).reshape(shape)  # the last one is repeated
+    return np.concatenate([values, np.repeat(values[-1:], count - values.size)]).reshape(
+        shape
+    )  # the last one is repeated
 
 
 class Node:
@@ -46,6 +96,7 @@ class Node:
     def attr(self, name):
         """A missing one is all zeros, as TensorFlow's defaults that matter here are."""
         from . import tensorflow_pb2 as pb
+
         return self._attributes.get(name.encode(), pb.Attr())
 
 
@@ -59,13 +110,16 @@ class Graph:
         from google.protobuf.message import DecodeError
 
         from . import tensorflow_pb2 as pb
+
         try:
             graph = pb.Graph.FromString(pathlib.Path(path).read_bytes())
             self.nodes = {n.name: n for n in map(Node, graph.node)}
         except (DecodeError, UnicodeDecodeError) as e:
             raise Refused(f"no graph of TensorFlow, or truncated: {e}") from None
         if not self.nodes or len(self.nodes) != len(graph.node):
-            raise Refused(f"no graph of TensorFlow: {len(graph.node)} nodes, {len(graph.node) - len(self.nodes)} names twice")
+            raise Refused(
+                f"no graph of TensorFlow: {len(graph.node)} nodes, {len(graph.node) - len(self.nodes)} names twice"
+            )
         self.variables = {}
         for name, node in self.nodes.items():
             if node.op in ("VariableV2", "Variable", "VarHandleOp"):
@@ -96,10 +150,19 @@ class Graph:
         return None
 
     def _output(self):
-        used = {self.node(i).name for n in self.nodes.values() for i in n.input if i.lstrip("^").split(":")[0] in self.nodes}
-        ends = [n for n in self.nodes.values() if n.name not in used and n.op not in ("Const", "NoOp", "Placeholder", "Assert")]
+        used = {
+            self.node(i).name for n in self.nodes.values() for i in n.input if i.lstrip("^").split(":")[0] in self.nodes
+        }
+        ends = [
+            n
+            for n in self.nodes.values()
+            if n.name not in used and n.op not in ("Const", "NoOp", "Placeholder", "Assert")
+        ]
         if len(ends) != 1:
-            raise Refused(f"the graph ends in {', '.join(sorted(n.name for n in ends)[:8]) or 'nothing'}: say which with --output-node")
+            raise Refused(
+                f"the graph ends in {', '.join(sorted(n.name for n in ends)[:8]) or 'nothing'}: say which with"
+                " --output-node"
+            )
         return ends[0].name
 
     def walk(self, output=None, input_node=None):
@@ -123,7 +186,12 @@ class Graph:
                 no_bias(node)
                 bias = next(c for c in constants if c)
                 at = inputs[constants.index(None)]
-            elif node.op == "MatMul" and constants[1:] and constants[1] and not CELL.fullmatch(constants[1].rpartition("/")[0]):
+            elif (
+                node.op == "MatMul"
+                and constants[1:]
+                and constants[1]
+                and not CELL.fullmatch(constants[1].rpartition("/")[0])
+            ):
                 if node.attr("transpose_a").b:
                     raise Refused(f"node '{node.name}': MatMul of a transposed value")
                 name = constants[1]
@@ -167,7 +235,8 @@ class Graph:
         return walked
 
     def _cells(self, start, walked):
-        """The cells that `start` is computed by, the last layer first; returns what they are fed, None for a placeholder."""
+        """The cells that `start` is computed by, the last layer first; returns what they are fed, None for a
+        placeholder."""
         scopes, sources, todo, seen, forget = set(), set(), [start.name], set(), set()
         while todo:
             node = self.node(todo.pop())
@@ -186,12 +255,21 @@ class Graph:
             if node.op == "Placeholder":
                 continue
             if node.op in ("ReverseV2", "ReverseSequence", "RandomUniform", "Minimum", "Maximum", "Relu", "Relu6"):
-                why = {"Rev": "it reads a sequence from its end, which cannot be streamed", "Ran": "dropout is still on", "Rel": "the cell's activation is not tanh"}
-                raise Refused(f"node '{node.name}' is a {node.op}: {why.get(node.op[:3], 'the cell clips (cell_clip, proj_clip), which the manifest has no cell for')}")
+                why = {
+                    "Rev": "it reads a sequence from its end, which cannot be streamed",
+                    "Ran": "dropout is still on",
+                    "Rel": "the cell's activation is not tanh",
+                }
+                clips = "the cell clips (cell_clip, proj_clip), which the manifest has no cell for"
+                raise Refused(f"node '{node.name}' is a {node.op}: {why.get(node.op[:3], clips)}")
             if node.op in ADDS and len(inputs) == 2 and not any(self.node(i).op == "Const" for i in inputs):
                 kinds = {self.node(i).op for i in inputs}
-                if not kinds <= {"Mul", "Add", "AddV2", "Split", "BiasAdd", "MatMul", "Enter", "Identity", "Sub"} or (kinds & {"Identity"} and not any(map(self.constant, inputs))):
-                    raise Refused(f"node '{node.name}' adds {' and '.join(sorted(kinds))}: a residual connection within the loop")
+                if not kinds <= {"Mul", "Add", "AddV2", "Split", "BiasAdd", "MatMul", "Enter", "Identity", "Sub"} or (
+                    kinds & {"Identity"} and not any(map(self.constant, inputs))
+                ):
+                    raise Refused(
+                        f"node '{node.name}' adds {' and '.join(sorted(kinds))}: a residual connection within the loop"
+                    )
             if node.op in ADDS and len(inputs) == 2:
                 for a, b in (inputs, inputs[::-1]):
                     name = self.constant(b)
@@ -199,7 +277,10 @@ class Graph:
                         forget.add(float(self.variables[name]))
             if node.op in ("BlockLSTM", "BlockLSTMV2", "LSTMBlockCell"):
                 if node.attr("cell_clip").f > 0:
-                    raise Refused(f"node '{node.name}' clips its cell at {node.attr('cell_clip').f:g}, which the manifest has no cell for")
+                    raise Refused(
+                        f"node '{node.name}' clips its cell at {node.attr('cell_clip').f:g}, which the manifest has no"
+                        " cell for"
+                    )
                 if node.op != "BlockLSTMV2":
                     forget.add(float(node.attr("forget_bias").f))
                 else:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Graphs that PyTorch exported (models/train/make_golden_onnx.py): lstm-model verify must find what PyTorch computed, with each engine."""
+"""Graphs that PyTorch exported (models/train/make_golden_onnx.py): lstm-model verify must find what PyTorch computed,
+with each engine."""
 import os
 import pathlib
 import subprocess
@@ -10,8 +11,24 @@ GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "data" / "golden_onnx"
 
 class GoldenOnnxTest(unittest.TestCase):
     def verify(self, case, expect, *options):
-        return subprocess.run([os.environ["LSTM_MODEL"], "verify", case, "--input", case / "x.npy", "--expect", f"y={expect}", "--tolerance", "1e-5", *options],
-                              capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(
+            [
+                os.environ["LSTM_MODEL"],
+                "verify",
+                case,
+                "--input",
+                case / "x.npy",
+                "--expect",
+                f"y={expect}",
+                "--tolerance",
+                "1e-5",
+                *options,
+            ],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
 
     def test_every_graph_gives_what_pytorch_computed(self):
         cases = sorted(p for p in GOLDEN.iterdir() if p.is_dir())

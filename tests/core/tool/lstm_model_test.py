@@ -19,7 +19,9 @@ class LstmModelTest(unittest.TestCase):
         self.dir = pathlib.Path(own.name)
 
     def run_tool(self, *arguments, status=0):
-        done = subprocess.run([os.environ["LSTM_MODEL"], *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            [os.environ["LSTM_MODEL"], *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False
+        )
         self.assertEqual(done.returncode, status, done.stdout + done.stderr)
         return done.stdout if status == 0 else done.stderr
 
@@ -31,10 +33,27 @@ class LstmModelTest(unittest.TestCase):
     def test_every_engine_computes_what_was_recorded(self):
         for engine in self.engines():
             with self.subTest(engine):
-                out = self.run_tool("verify", MODELS / "telemetry" / "1", "--engine", engine, "--input", GOLDEN / "telemetry" / "reading.npy",
-                                    "--expect", f"forecast={GOLDEN / 'telemetry' / 'forecast.npy'}", "--expect", f"anomaly={GOLDEN / 'telemetry' / 'anomaly.npy'}")
+                out = self.run_tool(
+                    "verify",
+                    MODELS / "telemetry" / "1",
+                    "--engine",
+                    engine,
+                    "--input",
+                    GOLDEN / "telemetry" / "reading.npy",
+                    "--expect",
+                    f"forecast={GOLDEN / 'telemetry' / 'forecast.npy'}",
+                    "--expect",
+                    f"anomaly={GOLDEN / 'telemetry' / 'anomaly.npy'}",
+                )
                 self.assertEqual(out.count(": ok"), 2)
-        wrong = ["verify", MODELS / "telemetry" / "1", "--input", GOLDEN / "telemetry" / "reading.npy", "--expect", f"forecast={GOLDEN / 'telemetry' / 'forecast.npy'}"]
+        wrong = [
+            "verify",
+            MODELS / "telemetry" / "1",
+            "--input",
+            GOLDEN / "telemetry" / "reading.npy",
+            "--expect",
+            f"forecast={GOLDEN / 'telemetry' / 'forecast.npy'}",
+        ]
         self.assertIn("does not give what was expected", self.run_tool(*wrong, "--tolerance", "1e-12", status=1))
 
     def test_the_engine_is_said_and_a_name_that_is_none_refused(self):
@@ -52,8 +71,13 @@ class LstmModelTest(unittest.TestCase):
         for row in found["batches"]:
             self.assertGreaterEqual(row["median_us"], row["best_us"])
             self.assertGreater(row["best_us"], 0)
-        text = self.run_tool("bench", MODELS / "telemetry" / "1", "--seconds", 0.02, "--batch", 3, "--batch", 5, "--engine", "onednn")
-        self.assertEqual([line.split()[0] for line in text.splitlines() if line.split()[:1] and line.split()[0].isdigit()], ["3", "5"])
+        text = self.run_tool(
+            "bench", MODELS / "telemetry" / "1", "--seconds", 0.02, "--batch", 3, "--batch", 5, "--engine", "onednn"
+        )
+        self.assertEqual(
+            [line.split()[0] for line in text.splitlines() if line.split()[:1] and line.split()[0].isdigit()],
+            ["3", "5"],
+        )
         self.run_tool("bench", MODELS / "french" / "1", "--batch", 0, status=2)
         self.run_tool("bench", self.dir, status=1)
 
@@ -61,11 +85,20 @@ class LstmModelTest(unittest.TestCase):
         return self.run_tool("pack", source, "--output", self.dir / name / "1", *more, status=status)
 
     def test_a_packed_model_is_the_same_model_and_sha256sum_agrees(self):
-        self.pack("--input", GOLDEN / "telemetry" / "reading.npy", "--expect", f"forecast={GOLDEN / 'telemetry' / 'forecast.npy'}")
+        self.pack(
+            "--input",
+            GOLDEN / "telemetry" / "reading.npy",
+            "--expect",
+            f"forecast={GOLDEN / 'telemetry' / 'forecast.npy'}",
+        )
         target = self.dir / "packed" / "1"
-        self.assertEqual(sorted(p.name for p in target.iterdir()), ["SHA256SUMS", "model.safetensors", "model.textproto"])
+        self.assertEqual(
+            sorted(p.name for p in target.iterdir()), ["SHA256SUMS", "model.safetensors", "model.textproto"]
+        )
         subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=target, check=True, capture_output=True)
-        before, after = (json.loads(self.run_tool("inspect", d, "--json"))["hash"] for d in (MODELS / "telemetry" / "1", target))
+        before, after = (
+            json.loads(self.run_tool("inspect", d, "--json"))["hash"] for d in (MODELS / "telemetry" / "1", target)
+        )
         self.assertEqual(before, after)
         self.assertEqual([p.name for p in target.parent.iterdir()], ["1"])
         self.pack(name="again", source=target)  # a packed one is packed again
@@ -78,11 +111,23 @@ class LstmModelTest(unittest.TestCase):
         raw[-1] ^= 1
         weights.write_bytes(raw)
         for command in (["inspect", target], ["pack", target, "--output", self.dir / "b" / "1"]):
-            self.assertIn("'model.safetensors' is not what it was when the version was packed", self.run_tool(*command, status=1))
+            self.assertIn(
+                "'model.safetensors' is not what it was when the version was packed", self.run_tool(*command, status=1)
+            )
 
     def test_nothing_is_left_of_a_model_that_is_not_packed(self):
-        self.assertIn("does not give what was expected",
-                      self.pack("--input", GOLDEN / "telemetry" / "reading.npy", "--expect", f"forecast={GOLDEN / 'telemetry' / 'forecast.npy'}", "--tolerance", "1e-12", status=1))
+        self.assertIn(
+            "does not give what was expected",
+            self.pack(
+                "--input",
+                GOLDEN / "telemetry" / "reading.npy",
+                "--expect",
+                f"forecast={GOLDEN / 'telemetry' / 'forecast.npy'}",
+                "--tolerance",
+                "1e-12",
+                status=1,
+            ),
+        )
         self.assertEqual(list((self.dir / "packed").iterdir()), [])
         bad = self.dir / "bad"
         shutil.copytree(MODELS / "telemetry" / "1", bad)

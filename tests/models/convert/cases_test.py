@@ -24,14 +24,19 @@ class CasesTest(ConvertTest):
                 self.verify(self.convert("rtneural", CASES / f"rtneural/{name}.json"), x[:, None], y[:, None])
 
     def test_a_file_of_rtneural_whose_shapes_disagree_is_refused(self):
-        self.assertIn("gives 20 numbers by its weights, and 16 by its shape", self.refusal("rtneural", CASES / "rtneural/bad_lstm.json"))
+        self.assertIn(
+            "gives 20 numbers by its weights, and 16 by its shape",
+            self.refusal("rtneural", CASES / "rtneural/bad_lstm.json"),
+        )
 
     def test_a_frozen_graph_of_keyword_spotting(self):
         x, y = np.load(CASES / "kws_arm/ref/mfcc.npy"), np.load(CASES / "kws_arm/ref/Basic_LSTM_S.softmax.npy")
         h = np.load(CASES / "kws_arm/ref/Basic_LSTM_S.h.npy")
         pb = CASES / "kws_arm/Basic_LSTM_S.pb"
         self.verify(self.convert("tensorflow", pb), x, y)
-        self.verify(self.convert("tensorflow", pb, "--net", "lstm/rnn/basic_lstm_cell", "--forget-bias", "1"), x, h, 1e-4)  # c comes to 155
+        self.verify(
+            self.convert("tensorflow", pb, "--net", "lstm/rnn/basic_lstm_cell", "--forget-bias", "1"), x, h, 1e-4
+        )  # c comes to 155
         self.assertIn("the graph adds 1", self.refusal("tensorflow", pb, "--forget-bias", "0"))
         self.assertIn("--forget-bias", self.refusal("tensorflow", pb, "--net", "lstm/rnn/basic_lstm_cell"))
 

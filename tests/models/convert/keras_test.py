@@ -54,10 +54,22 @@ class KerasTest(ConvertTest):
         blob, seen = io.BytesIO(), {}
         with h5py.File(blob, "w") as file:
             for v in layers:
-                snake = {"LSTM": "lstm", "GRU": "gru", "SimpleRNN": "simple_rnn", "Dense": "dense", "Embedding": "embedding", "Conv1D": "conv1d", "InputLayer": "input_layer",
-                         "LayerNormalization": "layer_normalization", "TimeDistributed": "time_distributed", "BatchNormalization": "batch_normalization"}.get(v["class_name"], v["class_name"].lower())
+                snake = {
+                    "LSTM": "lstm",
+                    "GRU": "gru",
+                    "SimpleRNN": "simple_rnn",
+                    "Dense": "dense",
+                    "Embedding": "embedding",
+                    "Conv1D": "conv1d",
+                    "InputLayer": "input_layer",
+                    "LayerNormalization": "layer_normalization",
+                    "TimeDistributed": "time_distributed",
+                    "BatchNormalization": "batch_normalization",
+                }.get(v["class_name"], v["class_name"].lower())
                 n = seen[snake] = seen.get(snake, -1) + 1
-                inner = {"LSTM": "/cell", "GRU": "/cell", "SimpleRNN": "/cell", "TimeDistributed": "/layer"}.get(v["class_name"], "")
+                inner = {"LSTM": "/cell", "GRU": "/cell", "SimpleRNN": "/cell", "TimeDistributed": "/layer"}.get(
+                    v["class_name"], ""
+                )
                 group = file.create_group(f"layers/{snake}{f'_{n}' if n else ''}{inner}/vars")
                 for k, array in enumerate(weights.get(v["config"]["name"], ())):
                     group[str(k)] = array
@@ -81,14 +93,28 @@ class KerasTest(ConvertTest):
         if bias.ndim == 1:
             return gru(x, split(kernel, "zrn"), split(back, "zrn"), b)
         c = dict(zip("zrn", np.split(bias[1], 3)))
-        return gru(x, split(kernel, "zrn"), split(back, "zrn"), {"z": b["z"] + c["z"], "r": b["r"] + c["r"], "n": b["n"]}, c["n"])
+        return gru(
+            x,
+            split(kernel, "zrn"),
+            split(back, "zrn"),
+            {"z": b["z"] + c["z"], "r": b["r"] + c["r"], "n": b["n"]},
+            c["n"],
+        )
 
     def test_lstm_and_dense(self):
         x = self.random(9, 3)
         w = [self.random(3, 20), self.random(5, 20), self.random(20)]
         d = [self.random(5, 2), self.random(2)]
-        self.check([layer("InputLayer", "i", batch_shape=[None, None, 3]), layer("LSTM", "lstm", units=5, return_sequences=True), layer("Dense", "d", activation="sigmoid")],
-                   {"lstm": w, "d": d}, x, sigmoid(self.lstm_of(x, *w) @ d[0] + d[1]))
+        self.check(
+            [
+                layer("InputLayer", "i", batch_shape=[None, None, 3]),
+                layer("LSTM", "lstm", units=5, return_sequences=True),
+                layer("Dense", "d", activation="sigmoid"),
+            ],
+            {"lstm": w, "d": d},
+            x,
+            sigmoid(self.lstm_of(x, *w) @ d[0] + d[1]),
+        )
 
     def test_without_bias(self):
         x, w = self.random(9, 3), [self.random(3, 20), self.random(5, 20)]
@@ -107,7 +133,12 @@ class KerasTest(ConvertTest):
             for step in x:
                 h = f(step @ w[0] + h @ w[1] * 0.5 + w[2])
                 y.append(h)
-            self.check([layer("SimpleRNN", "r", activation=function)], {"r": [w[0], w[1] * np.float32(0.5), w[2]]}, x, np.array(y))
+            self.check(
+                [layer("SimpleRNN", "r", activation=function)],
+                {"r": [w[0], w[1] * np.float32(0.5), w[2]]},
+                x,
+                np.array(y),
+            )
 
     def test_weights_of_cudnn_layers(self):
         x, kernel, back = self.random(9, 3), self.random(3, 20), self.random(5, 20)
@@ -115,21 +146,49 @@ class KerasTest(ConvertTest):
         transposed = np.concatenate([k.T for k in np.split(back, 4, axis=1)], axis=1)
         stored = [to_cudnn(kernel, 4), transposed, two]
         y = self.lstm_of(x, kernel, back, two[:20] + two[20:])
-        self.verify(self.convert("keras", self.h5([layer("CuDNNLSTM", "c", return_sequences=True)], {"c": stored})), x, y)
-        self.verify(self.convert("keras", self.h5([layer("LSTM", "c", recurrent_activation="sigmoid")], {"c": stored})), x, y)  # as Keras reads it, by the bias
+        self.verify(
+            self.convert("keras", self.h5([layer("CuDNNLSTM", "c", return_sequences=True)], {"c": stored})), x, y
+        )
+        self.verify(
+            self.convert("keras", self.h5([layer("LSTM", "c", recurrent_activation="sigmoid")], {"c": stored})), x, y
+        )  # as Keras reads it, by the bias
         kernel, back, two = self.random(3, 15), self.random(5, 15), self.random(30)
         transposed = np.concatenate([k.T for k in np.split(back, 3, axis=1)], axis=1)
         y = self.gru_of(x, kernel, back, two.reshape(2, 15))
-        self.verify(self.convert("keras", self.h5([layer("CuDNNGRU", "c")], {"c": [to_cudnn(kernel, 3), transposed, two]})), x, y)
+        self.verify(
+            self.convert("keras", self.h5([layer("CuDNNGRU", "c")], {"c": [to_cudnn(kernel, 3), transposed, two]})),
+            x,
+            y,
+        )
 
     def test_embedding_stack_and_time_distributed_dense(self):
         ids = self.rng.integers(0, 11, 9)
-        table, a, b = self.random(11, 4), [self.random(4, 12), self.random(3, 12), self.random(12)], [self.random(3, 8), self.random(2, 8), self.random(8)]
+        table, a, b = (
+            self.random(11, 4),
+            [self.random(4, 12), self.random(3, 12), self.random(12)],
+            [self.random(3, 8), self.random(2, 8), self.random(8)],
+        )
         d = [self.random(2, 6), self.random(6)]
         z = self.lstm_of(self.lstm_of(table[ids], *a), *b) @ d[0] + d[1]
-        inner = {"class_name": "Dense", "config": {"name": "dense", "activation": {"class_name": "function", "config": "softmax", "registered_name": "softmax"}}}
-        self.check([layer("Embedding", "e", input_dim=11), layer("LSTM", "l1", return_sequences=True), layer("Dropout", "drop", rate=0.5), layer("LSTM", "l2", return_sequences=True),
-                    layer("TimeDistributed", "t", layer=inner)], {"e": [table], "l1": a, "l2": b, "t": d}, ids, np.exp(z) / np.exp(z).sum(-1, keepdims=True))
+        inner = {
+            "class_name": "Dense",
+            "config": {
+                "name": "dense",
+                "activation": {"class_name": "function", "config": "softmax", "registered_name": "softmax"},
+            },
+        }
+        self.check(
+            [
+                layer("Embedding", "e", input_dim=11),
+                layer("LSTM", "l1", return_sequences=True),
+                layer("Dropout", "drop", rate=0.5),
+                layer("LSTM", "l2", return_sequences=True),
+                layer("TimeDistributed", "t", layer=inner),
+            ],
+            {"e": [table], "l1": a, "l2": b, "t": d},
+            ids,
+            np.exp(z) / np.exp(z).sum(-1, keepdims=True),
+        )
 
     def test_causal_convolution_norms_and_activations(self):
         x, k, bias = self.random(12, 3), self.random(2, 3, 5), self.random(5)
@@ -140,21 +199,44 @@ class KerasTest(ConvertTest):
         y = gamma * (y - mean) / np.sqrt(var + 1e-3) + beta
         scale, offset = self.random(5), self.random(5)
         y = scale * (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-2) + offset
-        self.check([layer("Conv1D", "c", padding="causal", dilation_rate=[3], strides=[1]), layer("LeakyReLU", "a", negative_slope=0.2), layer("BatchNormalization", "b", axis=-1),
-                    layer("LayerNormalization", "n", epsilon=1e-2, axis=[-1]), layer("Activation", "t", activation="tanh")],
-                   {"c": [k, bias], "b": [gamma, beta, mean, var], "n": [scale, offset]}, x, np.tanh(y))
+        self.check(
+            [
+                layer("Conv1D", "c", padding="causal", dilation_rate=[3], strides=[1]),
+                layer("LeakyReLU", "a", negative_slope=0.2),
+                layer("BatchNormalization", "b", axis=-1),
+                layer("LayerNormalization", "n", epsilon=1e-2, axis=[-1]),
+                layer("Activation", "t", activation="tanh"),
+            ],
+            {"c": [k, bias], "b": [gamma, beta, mean, var], "n": [scale, offset]},
+            x,
+            np.tanh(y),
+        )
 
     def test_functional_models_of_both_forms(self):
-        x, w, d = self.random(9, 3), [self.random(3, 12), self.random(3, 12), self.random(12)], [self.random(6, 2), self.random(2)]
+        x, w, d = (
+            self.random(9, 3),
+            [self.random(3, 12), self.random(3, 12), self.random(12)],
+            [self.random(6, 2), self.random(2)],
+        )
         h = self.lstm_of(x, *w)
         y = np.concatenate([np.maximum(h + x, 0), x], -1) @ d[0] + d[1]
-        parts = [("InputLayer", "i", [], {"batch_input_shape": [None, None, 3]}), ("LSTM", "l", ["i"], {"return_sequences": True}), ("Add", "a", ["l", "i"], {}),
-                 ("Activation", "r", ["a"], {"activation": "relu"}), ("Concatenate", "cat", ["r", "i"], {"axis": -1}), ("Dense", "d", ["cat"], {"activation": "linear"})]
+        parts = [
+            ("InputLayer", "i", [], {"batch_input_shape": [None, None, 3]}),
+            ("LSTM", "l", ["i"], {"return_sequences": True}),
+            ("Add", "a", ["l", "i"], {}),
+            ("Activation", "r", ["a"], {"activation": "relu"}),
+            ("Concatenate", "cat", ["r", "i"], {"axis": -1}),
+            ("Dense", "d", ["cat"], {"activation": "linear"}),
+        ]
         for keras3 in (False, True):
             layers = []
             for kind, name, reads, config in parts:
                 tensors = [{"class_name": "__keras_tensor__", "config": {"keras_history": [r, 0, 0]}} for r in reads]
-                nodes = ([{"args": [tensors if len(tensors) > 1 else tensors[0]], "kwargs": {}}] if reads else []) if keras3 else [[[r, 0, 0, {}] for r in reads]] if reads else []
+                nodes = (
+                    ([{"args": [tensors if len(tensors) > 1 else tensors[0]], "kwargs": {}}] if reads else [])
+                    if keras3
+                    else [[[r, 0, 0, {}] for r in reads]] if reads else []
+                )
                 layers.append({**layer(kind, name, **config), "name": name, "inbound_nodes": nodes})
             path = self.h5(layers, {"l": w, "d": d}, keras3, input_layers=[["i", 0, 0]], output_layers=[["d", 0, 0]])
             self.verify(self.convert("keras", path), x, y)
@@ -163,19 +245,34 @@ class KerasTest(ConvertTest):
         x, w = self.random(9, 3), [self.random(3, 20), self.random(5, 20), self.random(20)]
         path = self.h5([layer("LSTM", "l")], {"l": w}, config=False)
         self.assertIn("--config", self.refusal("keras", path))
-        (self.dir / "c.json").write_text(json.dumps({"class_name": "Sequential", "config": {"layers": [layer("LSTM", "l")]}}))
+        (self.dir / "c.json").write_text(
+            json.dumps({"class_name": "Sequential", "config": {"layers": [layer("LSTM", "l")]}})
+        )
         self.verify(self.convert("keras", path, "--config", self.dir / "c.json"), x, self.lstm_of(x, *w))
 
     def test_what_cannot_be_streamed_or_computed_is_refused(self):
-        w = {"l": [self.random(3, 20), self.random(5, 20), self.random(20)], "c": [self.random(3, 3, 2), self.random(2)], "d": [self.random(3, 2), self.random(2)]}
+        w = {
+            "l": [self.random(3, 20), self.random(5, 20), self.random(20)],
+            "c": [self.random(3, 3, 2), self.random(2)],
+            "d": [self.random(3, 2), self.random(2)],
+        }
         wide = {"l": [self.random(3, 20), self.random(6, 20), self.random(20)]}
         for layers, weights, reason in (
-                ([layer("Bidirectional", "l")], w, "Bidirectional"), ([layer("LSTM", "l", go_backwards=True)], w, "go_backwards"), ([layer("LSTM", "l", return_state=True)], w, "return_state"),
-                ([layer("LSTM", "l", recurrent_activation="hard_sigmoid")], w, "recurrent_activation 'hard_sigmoid'"), ([layer("LSTM", "l", activation="relu")], w, "activation 'relu'"),
-                ([layer("Conv1D", "c", padding="same")], w, "padding 'same'"), ([layer("Conv1D", "c", padding="causal", strides=[2])], w, "strides"),
-                ([layer("Dense", "d", activation="mystery")], w, "activation 'mystery'"), ([layer("MultiHeadAttention", "m")], w, "is a MultiHeadAttention"),
-                ([layer("LSTM", "l")], {}, "has 0 weights, expected 3"), ([layer("LSTM", "l")], wide, "expected [6, 24]"), ([layer("Dense", "d"), layer("LSTM", "l")], w, "takes 3 numbers a step, but 'd"),
-                ([layer("Activation", "a", activation="tanh")], w, "how wide the input is"), ([layer("RNN", "l", cell={"class_name": "StackedRNNCells"})], w, "is a RNN")):
+            ([layer("Bidirectional", "l")], w, "Bidirectional"),
+            ([layer("LSTM", "l", go_backwards=True)], w, "go_backwards"),
+            ([layer("LSTM", "l", return_state=True)], w, "return_state"),
+            ([layer("LSTM", "l", recurrent_activation="hard_sigmoid")], w, "recurrent_activation 'hard_sigmoid'"),
+            ([layer("LSTM", "l", activation="relu")], w, "activation 'relu'"),
+            ([layer("Conv1D", "c", padding="same")], w, "padding 'same'"),
+            ([layer("Conv1D", "c", padding="causal", strides=[2])], w, "strides"),
+            ([layer("Dense", "d", activation="mystery")], w, "activation 'mystery'"),
+            ([layer("MultiHeadAttention", "m")], w, "is a MultiHeadAttention"),
+            ([layer("LSTM", "l")], {}, "has 0 weights, expected 3"),
+            ([layer("LSTM", "l")], wide, "expected [6, 24]"),
+            ([layer("Dense", "d"), layer("LSTM", "l")], w, "takes 3 numbers a step, but 'd"),
+            ([layer("Activation", "a", activation="tanh")], w, "how wide the input is"),
+            ([layer("RNN", "l", cell={"class_name": "StackedRNNCells"})], w, "is a RNN"),
+        ):
             for keras3 in (False, True):
                 with self.subTest(reason=reason, keras3=keras3):
                     self.assertIn(reason, self.refusal("keras", self.h5(layers, weights, keras3)))
@@ -184,11 +281,16 @@ class KerasTest(ConvertTest):
         secret = self.dir / "secret.h5"
         with h5py.File(secret, "w") as file:
             file["w"] = self.random(3, 2)
-        for make in (lambda g: g.__setitem__("w", h5py.ExternalLink(str(secret), "/w")), lambda g: g.create_dataset("w", (3, 2), "f4", external=[(str(secret), 0, 24)]),
-                     lambda g: g.create_dataset("w", (1 << 14, 1 << 14), "f4", chunks=(64, 64))):
+        for make in (
+            lambda g: g.__setitem__("w", h5py.ExternalLink(str(secret), "/w")),
+            lambda g: g.create_dataset("w", (3, 2), "f4", external=[(str(secret), 0, 24)]),
+            lambda g: g.create_dataset("w", (1 << 14, 1 << 14), "f4", chunks=(64, 64)),
+        ):
             path = self.dir / "bad.h5"
             with h5py.File(path, "w") as file:
-                file.attrs["model_config"] = json.dumps({"class_name": "Sequential", "config": {"layers": [layer("Dense", "d", use_bias=False)]}})
+                file.attrs["model_config"] = json.dumps(
+                    {"class_name": "Sequential", "config": {"layers": [layer("Dense", "d", use_bias=False)]}}
+                )
                 root = file.create_group("model_weights")
                 root.attrs["layer_names"] = [b"d"]
                 make(root.create_group("d"))

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""What the tests of models/convert share: the command in this process, lstm-model as the judge of what it wrote, cells by their formulas."""
+"""What the tests of models/convert share: the command in this process, lstm-model as the judge of what it wrote,
+cells by their formulas."""
 import contextlib
 import io
 import os
@@ -58,8 +59,23 @@ class ConvertTest(unittest.TestCase):
         """lstm-model runs x [T, ...] step by step and must give y."""
         np.save(self.dir / "x.npy", np.ascontiguousarray(x, dtype="i4" if x.dtype.kind in "iu" else "f4"))
         np.save(self.dir / "y.npy", np.ascontiguousarray(y, dtype="f4"))
-        done = subprocess.run([os.environ["LSTM_MODEL"], "verify", str(target), "--input", str(self.dir / "x.npy"), "--expect", str(self.dir / "y.npy"),
-                               "--tolerance", str(tolerance)], capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            [
+                os.environ["LSTM_MODEL"],
+                "verify",
+                str(target),
+                "--input",
+                str(self.dir / "x.npy"),
+                "--expect",
+                str(self.dir / "y.npy"),
+                "--tolerance",
+                str(tolerance),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr + (target / "model.textproto").read_text())
 
 
