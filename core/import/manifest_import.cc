@@ -278,8 +278,9 @@ absl::StatusOr<Model> ImportManifest(const std::string& text, std::span<const st
 
 namespace {
 
-absl::StatusOr<pb::Manifest> ReadManifest(const std::string& directory, std::string& text) {
+absl::StatusOr<pb::Manifest> ReadManifest(const std::string& directory, std::string& text, HashList& hashes) {
   LSTM_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Open(directory + "/model.textproto", kMaxManifestBytes));
+  LSTM_RETURN_IF_ERROR(hashes.Check("model.textproto", file.bytes()));
   text.assign(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
   return Parse(text);
 }
@@ -292,8 +293,9 @@ absl::StatusOr<std::string> BesideManifest(const std::string& name, const char* 
 }  // namespace
 
 absl::StatusOr<Model> LoadOnnxFile(const std::string& path, const std::string& manifest_text, const pb::Manifest& manifest,
-                                   const std::map<std::string, onnx::Tensor>& given, ImportNotes* notes) {
+                                   const std::map<std::string, onnx::Tensor>& given, ImportNotes* notes, HashList* hashes) {
   LSTM_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Open(path, kMaxWeightBytes));
+  if (hashes != nullptr) LSTM_RETURN_IF_ERROR(hashes->Check(path.substr(path.rfind('/') + 1), file.bytes()));
   OnnxNotes found;
   LSTM_ASSIGN_OR_RETURN(Model model, ImportOnnx(file.bytes(), manifest, given, &found));
   model.hash = Hash(manifest_text, file.bytes());
@@ -308,20 +310,25 @@ absl::StatusOr<Model> LoadOnnxFile(const std::string& path, const std::string& m
 absl::StatusOr<Model> LoadModelDirectory(const std::string& directory, const std::string& name, const std::string& version,
                                          ImportNotes* notes, const std::map<std::string, onnx::Tensor>& given) {
   std::string text;
-  auto manifest = ReadManifest(directory, text);
+  LSTM_ASSIGN_OR_RETURN(HashList hashes, HashList::Read(directory));
+  auto manifest = ReadManifest(directory, text, hashes);
   if (!manifest.ok() && !absl::IsNotFound(manifest.status())) return manifest.status();
   Model model;
+  std::string file;
   if (!manifest.ok() || manifest->has_onnx()) {  // a graph that leaves nothing open needs no manifest
     const pb::Manifest asked = manifest.ok() ? *manifest : pb::Manifest();
-    LSTM_ASSIGN_OR_RETURN(const std::string file, BesideManifest(asked.onnx().file().empty() ? "model.onnx" : asked.onnx().file(), "onnx.file"));
-    auto loaded = LoadOnnxFile(absl::StrCat(directory, "/", file), text, asked, given, notes);
+    LSTM_ASSIGN_OR_RETURN(file, BesideManifest(asked.onnx().file().empty() ? "model.onnx" : asked.onnx().file(), "onnx.file"));
+    auto loaded = LoadOnnxFile(absl::StrCat(directory, "/", file), text, asked, given, notes, &hashes);
     if (!manifest.ok() && absl::IsNotFound(loaded.status())) return manifest.status();
     LSTM_ASSIGN_OR_RETURN(model, std::move(loaded));
   } else {
-    LSTM_ASSIGN_OR_RETURN(const std::string file, BesideManifest(manifest->weights().empty() ? "model.safetensors" : manifest->weights(), "weights"));
+    LSTM_ASSIGN_OR_RETURN(file, BesideManifest(manifest->weights().empty() ? "model.safetensors" : manifest->weights(), "weights"));
     LSTM_ASSIGN_OR_RETURN(const MappedFile weights, MappedFile::Open(absl::StrCat(directory, "/", file), kMaxWeightBytes));
+    LSTM_RETURN_IF_ERROR(hashes.Check(file, weights.bytes()));
     LSTM_ASSIGN_OR_RETURN(model, ImportManifest(text, weights.bytes(), notes));
   }
+  LSTM_RETURN_IF_ERROR(hashes.CheckRest(directory));
+  if (notes != nullptr) notes->files = manifest.ok() ? std::vector<std::string>{"model.textproto", file} : std::vector<std::string>{file};
   model.name = name;
   model.version = version;
   return model;

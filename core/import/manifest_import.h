@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "core/import/hash_list.h"
 #include "core/import/onnx/onnx_import.h"
 #include "core/model/model.h"
 
@@ -16,6 +17,7 @@ namespace lstm::core {
 struct ImportNotes {
   std::string manifest;              // the manifest as it was understood, in full
   std::vector<std::string> unused;   // tensors of the weights file that no layer reads
+  std::vector<std::string> files;    // what was read of the directory
   bool is_onnx = false;
   OnnxNotes onnx;
 };
@@ -26,12 +28,13 @@ struct ImportNotes {
 absl::StatusOr<Model> ImportManifest(const std::string& manifest, std::span<const std::byte> weights, ImportNotes* notes = nullptr);
 
 // The model in `directory`: model.textproto and the weights file or ONNX file that it names, beside it, or model.onnx alone.
-// Model::hash covers both. `given`: see ImportOnnx.
+// Model::hash covers both. Where there is a SHA256SUMS they and all that it names must be what it says (hash_list.h). `given`:
+// see ImportOnnx.
 absl::StatusOr<Model> LoadModelDirectory(const std::string& directory, const std::string& name, const std::string& version,
                                          ImportNotes* notes = nullptr, const std::map<std::string, onnx::Tensor>& given = {});
 
-// One ONNX file, and a manifest for what it leaves open.
+// One ONNX file, and a manifest for what it leaves open. `hashes`: what it must be; null: anything.
 absl::StatusOr<Model> LoadOnnxFile(const std::string& path, const std::string& manifest_text, const manifest::v1::Manifest& manifest,
-                                   const std::map<std::string, onnx::Tensor>& given, ImportNotes* notes);
+                                   const std::map<std::string, onnx::Tensor>& given, ImportNotes* notes, HashList* hashes = nullptr);
 
 }  // namespace lstm::core

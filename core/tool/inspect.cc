@@ -21,9 +21,9 @@ std::string Ports(const std::vector<StepProgram::Port>& ports, size_t n) {
   return out;
 }
 
-absl::Status Run(const std::string& directory, bool json) {
+absl::Status Run(const std::string& directory, Engine engine, bool json) {
   ImportNotes notes;
-  LSTM_ASSIGN_OR_RETURN(const auto program, LoadProgram(directory, 64, &notes));
+  LSTM_ASSIGN_OR_RETURN(const auto program, LoadProgram(directory, {.max_batch = 64, .engine = engine}, &notes));
   const Model& model = program->model();
   uint64_t state = 0;
   for (const StateTensor& tensor : model.state) state += static_cast<uint64_t>(CheckedElementCount(tensor.shape)) * sizeof(float);
@@ -53,26 +53,36 @@ absl::Status Run(const std::string& directory, bool json) {
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<const StepProgram>> LoadProgram(const std::string& directory, int max_batch, ImportNotes* notes,
+absl::StatusOr<std::shared_ptr<const StepProgram>> LoadProgram(const std::string& directory, const StepProgram::Options& options, ImportNotes* notes,
                                                                const std::map<std::string, onnx::Tensor>& given) {
   const auto path = std::filesystem::absolute(directory).lexically_normal();
   if (path.extension() == ".onnx" && !std::filesystem::is_directory(path)) {
     LSTM_ASSIGN_OR_RETURN(Model graph, LoadOnnxFile(path.string(), "", {}, given, notes));
     graph.name = path.stem().string();
     graph.version = "1";
-    return StepProgram::Compile(std::make_shared<const Model>(std::move(graph)), {.max_batch = max_batch});
+    return StepProgram::Compile(std::make_shared<const Model>(std::move(graph)), options);
   }
   LSTM_ASSIGN_OR_RETURN(Model model, LoadModelDirectory(path.string(), path.parent_path().filename().string(), path.filename().string(), notes, given));
-  return StepProgram::Compile(std::make_shared<const Model>(std::move(model)), {.max_batch = max_batch});
+  return StepProgram::Compile(std::make_shared<const Model>(std::move(model)), options);
+}
+
+void AddEngineOption(CLI::App& command, Engine& engine) {
+  command
+      .add_option_function<std::string>("--engine", [&engine](const std::string& name) { engine = *EngineFromName(name); },
+                                        "What computes the layers: fused, onednn, or auto: what the server would take on this machine")
+      ->check(CLI::IsMember({"auto", "fused", "onednn"}))
+      ->default_str("auto");
 }
 
 void AddInspectCommand(CLI::App& app, absl::Status& result) {
   CLI::App* command = app.add_subcommand("inspect", "What a model is: layers, engines, sizes, state, the manifest in use");
   auto directory = std::make_shared<std::string>();
   auto json = std::make_shared<bool>(false);
+  auto engine = std::make_shared<Engine>(Engine::kAuto);
   command->add_option("DIR", *directory, "Directory with model.textproto and the weights, or an ONNX file")->required();
   command->add_flag("--json", *json, "As JSON");
-  command->callback([&result, directory, json] { result = Run(*directory, *json); });
+  AddEngineOption(*command, *engine);
+  command->callback([&result, directory, json, engine] { result = Run(*directory, *engine, *json); });
 }
 
 }  // namespace lstm::core

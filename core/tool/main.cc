@@ -11,6 +11,8 @@ int main(int argc, char** argv) {
   absl::Status result;
   lstm::core::AddInspectCommand(app, result);
   lstm::core::AddVerifyCommand(app, result);
+  lstm::core::AddBenchCommand(app, result);
+  lstm::core::AddPackCommand(app, result);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

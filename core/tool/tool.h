@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "core/base/engine.h"
 #include "core/import/manifest_import.h"
 #include "core/program/step_program.h"
 
@@ -17,9 +18,12 @@ class App;
 // Private to lstm-model: looks at models before they are served.
 namespace lstm::core {
 
-// A model directory, DIR/<model>/<version> or any other, compiled as the server would.
-absl::StatusOr<std::shared_ptr<const StepProgram>> LoadProgram(const std::string& directory, int max_batch, ImportNotes* notes,
+// A model directory, DIR/<model>/<version> or any other, or an ONNX file, compiled as the server would.
+absl::StatusOr<std::shared_ptr<const StepProgram>> LoadProgram(const std::string& directory, const StepProgram::Options& options, ImportNotes* notes,
                                                                const std::map<std::string, onnx::Tensor>& given = {});
+
+// --engine, as the server has it.
+void AddEngineOption(CLI::App& command, Engine& engine);
 
 // Recorded steps of one session.
 struct Recorded {
@@ -36,9 +40,19 @@ absl::Status Replay(const StepProgram& program, const Recorded& recorded, std::v
 absl::Status Judge(const StepProgram& program, const std::vector<double>& worst, const std::vector<bool>& compared, double tolerance);
 
 // The test data that ONNX keeps beside a model: DIR/input_0.pb ... and output_0.pb ..., in DIR or in DIR/test_data_set_0.
-absl::Status VerifyOnnxData(const std::string& model, const std::string& data, double tolerance);
+absl::Status VerifyOnnxData(const std::string& model, const std::string& data, const StepProgram::Options& options, double tolerance);
+
+struct VerifyOptions {
+  std::vector<std::string> inputs, expected;  // .npy, FILE or NAME=FILE
+  double tolerance = 1e-4;
+};
+void AddRecordedOptions(CLI::App& command, VerifyOptions& options);
+// Replays what was recorded and judges it.
+absl::Status VerifyRecorded(const StepProgram& program, const VerifyOptions& options);
 
 void AddInspectCommand(CLI::App& app, absl::Status& result);
 void AddVerifyCommand(CLI::App& app, absl::Status& result);
+void AddBenchCommand(CLI::App& app, absl::Status& result);
+void AddPackCommand(CLI::App& app, absl::Status& result);
 
 }  // namespace lstm::core

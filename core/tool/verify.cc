@@ -16,9 +16,9 @@ namespace {
 
 struct Options {
   std::string directory;
-  std::vector<std::string> inputs, expected;  // FILE or NAME=FILE
+  VerifyOptions recorded;
   std::string data;  // directory of ONNX test data
-  double tolerance = 1e-4;
+  Engine engine = Engine::kAuto;
 };
 
 // Index of the port and the file of "NAME=FILE"; FILE alone is that of port `otherwise`.
@@ -57,11 +57,19 @@ absl::StatusOr<std::vector<std::byte>> Rows(const std::string& file, const StepP
 }
 
 absl::Status Run(const Options& options) {
-  if (!options.data.empty()) return VerifyOnnxData(options.directory, options.data, options.tolerance);
-  if (options.inputs.empty()) return absl::InvalidArgumentError("--input or --data is missing");
-  LSTM_ASSIGN_OR_RETURN(const auto program, LoadProgram(options.directory, 8, nullptr));
-  const auto& in = program->inputs();
-  const auto& out = program->outputs();
+  const StepProgram::Options compile = {.max_batch = 8, .engine = options.engine};
+  if (!options.data.empty()) return VerifyOnnxData(options.directory, options.data, compile, options.recorded.tolerance);
+  if (options.recorded.inputs.empty()) return absl::InvalidArgumentError("--input or --data is missing");
+  LSTM_ASSIGN_OR_RETURN(const auto program, LoadProgram(options.directory, compile, nullptr));
+  return VerifyRecorded(*program, options.recorded);
+}
+
+}  // namespace
+
+absl::Status VerifyRecorded(const StepProgram& program, const VerifyOptions& options) {
+  if (options.inputs.empty()) return absl::InvalidArgumentError("--input is missing");
+  const auto& in = program.inputs();
+  const auto& out = program.outputs();
   Recorded recorded;
   recorded.inputs.resize(in.size());
   for (size_t k = 0; k < options.inputs.size(); ++k) {
@@ -71,22 +79,20 @@ absl::Status Run(const Options& options) {
   for (size_t i = 0; i < in.size(); ++i) {
     if (recorded.inputs[i].empty()) return absl::InvalidArgumentError(absl::StrCat("--input ", in[i].name, "=FILE is missing"));
   }
-  recorded.expected.resize(program->declared_outputs());
-  std::vector<bool> compared(program->declared_outputs(), false);
+  recorded.expected.resize(program.declared_outputs());
+  std::vector<bool> compared(program.declared_outputs(), false);
   for (size_t k = 0; k < options.expected.size(); ++k) {
-    LSTM_ASSIGN_OR_RETURN(const auto named, Parse(options.expected[k], out, program->declared_outputs(), std::min(k, program->declared_outputs() - 1)));
+    LSTM_ASSIGN_OR_RETURN(const auto named, Parse(options.expected[k], out, program.declared_outputs(), std::min(k, program.declared_outputs() - 1)));
     LSTM_ASSIGN_OR_RETURN(const auto rows, Rows(named.second, out[named.first], recorded.steps));
     recorded.expected[named.first].resize(rows.size() / sizeof(float));
     std::memcpy(recorded.expected[named.first].data(), rows.data(), rows.size());
     compared[named.first] = true;
   }
-  std::vector<double> worst(program->declared_outputs(), 0);
-  LSTM_RETURN_IF_ERROR(Replay(*program, recorded, worst));
+  std::vector<double> worst(program.declared_outputs(), 0);
+  LSTM_RETURN_IF_ERROR(Replay(program, recorded, worst));
   std::cout << recorded.steps << " steps; alone and in a batch: the same bits\n";
-  return Judge(*program, worst, compared, options.tolerance);
+  return Judge(program, worst, compared, options.tolerance);
 }
-
-}  // namespace
 
 absl::Status Replay(const StepProgram& program, const Recorded& recorded, std::vector<double>& worst) {
   constexpr size_t kBeside = 7;  // the same session this many times in one batch must give the same bits
@@ -145,14 +151,19 @@ absl::Status Judge(const StepProgram& program, const std::vector<double>& worst,
   return good ? absl::OkStatus() : absl::FailedPreconditionError("the model does not give what was expected");
 }
 
+void AddRecordedOptions(CLI::App& command, VerifyOptions& options) {
+  command.add_option("--input", options.inputs, "Recorded input, .npy [T, ...]; NAME=FILE where the model has several");
+  command.add_option("--expect", options.expected, "Recorded output, .npy [T, ...]; NAME=FILE where the model has several");
+  command.add_option("--tolerance", options.tolerance, "Largest difference that is accepted, relative where the expected number is above 1")->capture_default_str();
+}
+
 void AddVerifyCommand(CLI::App& app, absl::Status& result) {
   CLI::App* command = app.add_subcommand("verify", "Run recorded inputs step by step and compare with recorded outputs");
   auto o = std::make_shared<Options>();
   command->add_option("DIR", o->directory, "Directory with model.textproto and the weights, or an ONNX file")->required();
-  command->add_option("--input", o->inputs, "Recorded input, .npy [T, ...]; NAME=FILE where the model has several");
+  AddRecordedOptions(*command, o->recorded);
   command->add_option("--data", o->data, "ONNX test data, input_0.pb ... and output_0.pb ..., instead of --input and --expect");
-  command->add_option("--expect", o->expected, "Recorded output, .npy [T, ...]; NAME=FILE where the model has several");
-  command->add_option("--tolerance", o->tolerance, "Largest difference that is accepted, relative where the expected number is above 1")->capture_default_str();
+  AddEngineOption(*command, o->engine);
   command->callback([&result, o] { result = Run(*o); });
 }
 

@@ -83,7 +83,7 @@ absl::StatusOr<std::map<std::string, onnx::Tensor>> ReadSet(const std::filesyste
 
 }  // namespace
 
-absl::Status VerifyOnnxData(const std::string& model, const std::string& data, double tolerance) {
+absl::Status VerifyOnnxData(const std::string& model, const std::string& data, const StepProgram::Options& options, double tolerance) {
   std::filesystem::path set = data;
   if (std::filesystem::is_directory(set / "test_data_set_0")) set /= "test_data_set_0";
   const std::filesystem::path file = std::filesystem::is_directory(model) ? std::filesystem::path(model) / "model.onnx" : std::filesystem::path(model);
@@ -98,7 +98,7 @@ absl::Status VerifyOnnxData(const std::string& model, const std::string& data, d
   LSTM_ASSIGN_OR_RETURN(const auto expected, ReadSet(set, "output", output_names));
   if (given.empty() || expected.empty()) return absl::NotFoundError(absl::StrCat("'", set.string(), "' has no input_0.pb or no output_0.pb"));
   ImportNotes notes;
-  LSTM_ASSIGN_OR_RETURN(auto program, LoadProgram(model, 8, &notes, given));
+  LSTM_ASSIGN_OR_RETURN(auto program, LoadProgram(model, options, &notes, given));
   int64_t steps = 1, batch = 1;
   bool time_first = true, timed = false;
   std::vector<Axes> axes(notes.onnx.data.size());
@@ -134,9 +134,9 @@ absl::Status VerifyOnnxData(const std::string& model, const std::string& data, d
       it->second.floats.assign(values.begin(), values.end());
     }
     if (item > 0 && !notes.onnx.states.empty()) {
-      LSTM_ASSIGN_OR_RETURN(program, LoadProgram(model, 8, nullptr, own));
+      LSTM_ASSIGN_OR_RETURN(program, LoadProgram(model, options, nullptr, own));
     } else if (!notes.onnx.states.empty() && batch > 1) {
-      LSTM_ASSIGN_OR_RETURN(program, LoadProgram(model, 8, nullptr, own));
+      LSTM_ASSIGN_OR_RETURN(program, LoadProgram(model, options, nullptr, own));
     }
     Recorded recorded;
     recorded.steps = static_cast<uint64_t>(steps);

@@ -8,8 +8,8 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/fail_point.h"
 #include "core/base/status_macros.h"
+#include "core/check/self_check.h"
 #include "core/import/manifest_import.h"
-#include "server/models/self_check.h"
 
 namespace lstm::server {
 namespace {
@@ -157,7 +157,7 @@ absl::StatusOr<ServedModelPtr> ModelKeeper::Make(core::Model model, bool limited
     if (limited) LSTM_RETURN_IF_ERROR(Room(served->name));
     LSTM_ASSIGN_OR_RETURN(served->program, core::StepProgram::Compile(std::make_shared<const core::Model>(std::move(model)), 
                                                                             {.max_batch = options_.max_batch, .engine = options_.engine}));
-    LSTM_RETURN_IF_ERROR(SelfCheck(*served->program));
+    LSTM_RETURN_IF_ERROR(core::SelfCheck(*served->program));
   }
   served->info = MakeModelInfo(*served->program);
   served->info.set_name(served->name);

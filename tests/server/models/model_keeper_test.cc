@@ -5,7 +5,12 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <fstream>
+#include <iterator>
+#include <span>
+
 #include "core/base/fail_point.h"
+#include "core/import/hash_list.h"
 #include "tests/support/model_directory.h"
 
 namespace lstm::server {
@@ -84,6 +89,30 @@ TEST_F(ModelKeeperTest, PoliciesAreReadOrRefused) {
   }
   EXPECT_FALSE(ParseVersionPolicies({"all", "latest:1"}).ok());
   EXPECT_FALSE(ParseVersionPolicies({"a=all", "a=latest:1"}).ok());
+}
+
+TEST_F(ModelKeeperTest, APackedVersionIsTakenOnlyWhereItsFilesAreWhatTheyWere) {
+  files_.Put("french", "m", 1);
+  Start();
+  files_.Put("french-rnn", "m", 2);
+  const auto read = [&](const char* name) {
+    std::ifstream in(files_.At("m", 2) / name, std::ios::binary);
+    return std::string(std::istreambuf_iterator<char>(in), {});
+  };
+  std::string list;
+  for (const char* name : {"model.textproto", "model.safetensors"}) {
+    const std::string bytes = read(name);
+    list += core::Sha256Hex(std::as_bytes(std::span(bytes))) + "  " + name + "\n";
+  }
+  std::string other = list;
+  other[0] = other[0] == '0' ? '1' : '0';
+  std::ofstream(files_.At("m", 2) / "SHA256SUMS") << other;
+  Look();
+  EXPECT_THAT(Open(), ElementsAre("m:1"));
+  EXPECT_THAT(Bad(), ElementsAre(HasSubstr("'model.textproto' is not what it was when the version was packed")));
+  std::ofstream(files_.At("m", 2) / "SHA256SUMS") << list;
+  Look();
+  EXPECT_THAT(Open(), ElementsAre("m:2"));
 }
 
 TEST_F(ModelKeeperTest, ANewVersionIsTakenOnceItsFilesRest) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include "server/models/self_check.h"
+#include "core/check/self_check.h"
 
 #include <algorithm>
 #include <cmath>
@@ -11,7 +11,7 @@
 #include "core/base/aligned_buffer.h"
 #include "core/base/status_macros.h"
 
-namespace lstm::server {
+namespace lstm::core {
 namespace {
 
 // Those that kernels are made for.
@@ -20,9 +20,9 @@ constexpr int kSizes[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256, 51
 // A batch of equal rows: the initial state, every number of every input the same.
 class Batch {
  public:
-  explicit Batch(const core::StepProgram& program) : program_(program), scratch_(program.MakeScratch()) {
+  explicit Batch(const StepProgram& program) : program_(program), scratch_(program.MakeScratch()) {
     const auto rows = static_cast<size_t>(program.max_batch());
-    state_ = core::AlignedBuffer<float>(rows * program.state_floats());
+    state_ = AlignedBuffer<float>(rows * program.state_floats());
     for (const auto& port : program.inputs()) inputs_.emplace_back(port.step_bytes / sizeof(float));
     for (const auto& input : inputs_) input_pointers_.push_back(reinterpret_cast<const std::byte*>(input.data()));
     for (size_t o = 0; o < program.declared_outputs(); ++o) outputs_.emplace_back(rows * program.outputs()[o].step_bytes / sizeof(float));
@@ -36,13 +36,13 @@ class Batch {
 
   void Fill(float number) {
     for (size_t i = 0; i < inputs_.size(); ++i) {
-      const bool ids = program_.inputs()[i].dtype == core::DType::kI32;  // id 0 is all zero bits
+      const bool ids = program_.inputs()[i].dtype == DType::kI32;  // id 0 is all zero bits
       std::fill(inputs_[i].span().begin(), inputs_[i].span().end(), ids ? 0.0f : number);
     }
   }
 
   absl::Status Run(size_t rows) {
-    std::vector<core::StepRow> batch;
+    std::vector<StepRow> batch;
     for (size_t r = 0; r < rows; ++r) {
       batch.push_back({program_.initial_state().data(), state_.data() + r * program_.state_floats(), input_pointers_.data(),
                        output_pointers_.data() + r * program_.outputs().size()});
@@ -61,10 +61,10 @@ class Batch {
   }
 
  private:
-  const core::StepProgram& program_;
-  const std::unique_ptr<core::StepProgram::Scratch> scratch_;
-  core::AlignedBuffer<float> state_;
-  std::vector<core::AlignedBuffer<float>> inputs_, outputs_;
+  const StepProgram& program_;
+  const std::unique_ptr<StepProgram::Scratch> scratch_;
+  AlignedBuffer<float> state_;
+  std::vector<AlignedBuffer<float>> inputs_, outputs_;
   std::vector<const std::byte*> input_pointers_;
   std::vector<std::byte*> output_pointers_;  // [rows, outputs]
 };
@@ -75,7 +75,7 @@ bool AllFinite(const std::vector<float>& values) {
 
 }  // namespace
 
-absl::Status SelfCheck(const core::StepProgram& program) {
+absl::Status SelfCheck(const StepProgram& program) {
   Batch batch(program);
   std::optional<std::vector<float>> alone;
   // A model may have no answer to zeros, one that takes a logarithm for one.
@@ -102,4 +102,4 @@ absl::Status SelfCheck(const core::StepProgram& program) {
   return absl::OkStatus();
 }
 
-}  // namespace lstm::server
+}  // namespace lstm::core
