@@ -186,8 +186,12 @@ absl::Status Serve(const ServerOptions& options, const sigset_t& signals) {
     LSTM_ASSIGN_OR_RETURN(exposer, Exposer::Start(options.metrics_listen, sources));
     return options.metrics_listen + "/metrics";
   });
+  RestServer::Options rest_options;
+  rest_options.listen = options.http_listen;
+  rest_options.max_body_bytes = options.max_message_bytes;
+  rest_options.max_bodies_bytes = std::max(rest_options.max_bodies_bytes, 4 * rest_options.max_body_bytes);
   LatePort http(options.ServesHttp(), "Open Inference Protocol", "http-listen", [&]() -> absl::StatusOr<std::string> {
-    LSTM_ASSIGN_OR_RETURN(rest, RestServer::Start({.listen = options.http_listen, .max_body_bytes = options.max_message_bytes}, &server->inference()));
+    LSTM_ASSIGN_OR_RETURN(rest, RestServer::Start(rest_options, &server->inference()));
     return rest->address() + "/v2";
   });
   if (!options.http_listen.empty() && !options.ServesHttp()) spdlog::info("no HTTP: --tls-client-ca demands certificates, which it knows not; --http-anonymous serves it all the same");

@@ -87,6 +87,8 @@ void HttpConnection::OnHeader(beast::error_code error) {
   if (!Reserve(length ? static_cast<size_t>(*length) : parser_->chunked() ? shared_->options.max_body_bytes : 0)) {
     return Write(RestError(503, "too many requests are being received at a time; send it again later"), false);
   }
+  // Pages of the web could ask a server on loopback through their visitor's browser, which says so; no other client does.
+  if (!parser_->get()[http::field::origin].empty()) return Write(RestError(403, "requests of web pages (Origin) are not served"), false);
   if (!parser_->get()[http::field::content_encoding].empty()) {
     return Write(RestError(415, "Content-Encoding is not offered; send the body as it is"), false);
   }

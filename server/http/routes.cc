@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "server/http/routes.h"
 
+#include <initializer_list>
 #include <utility>
 #include <vector>
 

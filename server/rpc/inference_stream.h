@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <optional>
+#include <string>
+#include <unordered_set>
 
 #include "inference/grpc_service.grpc.pb.h"
 #include "server/inference/front.h"

@@ -330,6 +330,44 @@ class InferenceTest(unittest.TestCase):
             self.refused(grpc.StatusCode.NOT_FOUND, "the session expired: no step for 1 s", stub.ModelInfer, request("french", self.words[:1], 4))
             stub.ModelInfer(request("french", self.words[:1], 4, start=True))
 
+    def test_an_operator_ends_a_sequence_and_its_client_is_told(self):
+        self.stub.ModelInfer(request("french", self.words[:1], "closed", start=True))
+        before = self.stub.ModelInfer(request("french", self.words[:1], "kept", start=True))
+        for session in self.native.sessions():
+            self.native.close_session(session.session_id)
+        self.refused(grpc.StatusCode.NOT_FOUND, "an operator closed the session", self.stub.ModelInfer, request("french", self.words[:1], "closed"))
+        again = self.stub.ModelInfer(request("french", self.words[:1], "kept", start=True, end=True))
+        self.assertEqual(again.raw_output_contents, before.raw_output_contents)
+
+    def test_ids_are_those_of_their_certificate(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+
+        def openssl(*arguments):
+            subprocess.run(["openssl", *arguments], cwd=folder.name, check=True, capture_output=True)
+        new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        openssl("req", "-x509", *new, "-days", "2", "-subj", "/CN=test-ca", "-keyout", "ca.key", "-out", "ca.pem")
+        for who in ("server", "ann", "bob"):
+            openssl("req", *new, "-subj", f"/CN={who}", "-keyout", f"{who}.key", "-out", f"{who}.csr")
+            names = pathlib.Path(folder.name, f"{who}.ext")
+            names.write_text(f"subjectAltName=DNS:{who}" + (",IP:127.0.0.1" if who == "server" else ""))
+            openssl("x509", "-req", "-in", f"{who}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-out", f"{who}.pem", "-extfile", names.name)
+        read = lambda name: pathlib.Path(folder.name, name).read_bytes()
+        path = lambda name: str(pathlib.Path(folder.name, name))
+        server = Server("--tls-cert", path("server.pem"), "--tls-key", path("server.key"), "--tls-client-ca", path("ca.pem"))
+        self.addCleanup(server.stop)
+
+        def stub(who):
+            channel = grpc.secure_channel(server.address, grpc.ssl_channel_credentials(read("ca.pem"), read(f"{who}.key"), read(f"{who}.pem")))
+            self.addCleanup(channel.close)
+            return oip_grpc.GRPCInferenceServiceStub(channel)
+        ann, bob = stub("ann"), stub("bob")
+        got = [ann.ModelInfer(request("french", self.words[:1], 1, start=True))]
+        self.refused(grpc.StatusCode.NOT_FOUND, "sequence 1 of model 'french' is not known", bob.ModelInfer, request("french", self.words[1:2], 1))
+        bob.ModelInfer(request("french", self.words[5:6], 1, start=True))  # another one
+        got.append(stub("ann").ModelInfer(request("french", self.words[1:2], 1)))
+        self.assertEqual(b"".join(r.raw_output_contents[0] for r in got), self.native.predict("french", self.words[:2]).tobytes())
+
     def test_statistics_count_what_was_asked(self):
         def stats():
             got = self.stub.ModelStatistics(oip.ModelStatisticsRequest(name="french-rnn"))

@@ -234,6 +234,7 @@ class RestTest(unittest.TestCase):
         self.refused(404, "nothing is here", "GET", "/v2/models/french/infer/more")
         self.assertEqual(self.refused(405, "wants POST", "GET", infer)["Allow"], "POST")
         self.refused(415, "Content-Encoding", "POST", infer, ok, {"Content-Encoding": "gzip"}, self.connect())
+        self.refused(403, "web pages", "POST", infer, ok, {"Origin": "http://example.org"}, self.connect())
         self.refused(403, "--allow-admin", "POST", "/v2/repository/models/french/unload")
         self.refused(501, "shared memory", "POST", infer, {"inputs": [{**good, "parameters": {"shared_memory_region": "r"}}]})
         self.infer("french", {"inputs": [good]})
