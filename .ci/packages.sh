@@ -5,9 +5,9 @@
 
 BUILD_PACKAGES=(build-essential cmake ninja-build pkg-config libgrpc++-dev libprotobuf-dev protobuf-compiler
   protobuf-compiler-grpc libabsl-dev libdnnl-dev nlohmann-json3-dev libspdlog-dev libssl-dev libxxhash-dev libisal-dev libcli11-dev
-  libsndfile1-dev prometheus-cpp-dev)
+  libsndfile1-dev prometheus-cpp-dev libboost-dev)
 TEST_PACKAGES=(libgtest-dev libgmock-dev python3 python3-grpcio python3-protobuf python3-numpy python3-h5py python3-venv
-  python3-setuptools python3-wheel python3-pip shellcheck openssl git)
+  python3-setuptools python3-wheel python3-pip shellcheck openssl git curl)
 
 say() { printf '\n== %s\n' "$*"; }
 

@@ -44,6 +44,11 @@ foreach(part core pull)
     IMPORTED_LOCATION "${PROMETHEUS_${part}_LIBRARY}" INTERFACE_INCLUDE_DIRECTORIES "${PROMETHEUS_INCLUDE_DIR}")
 endforeach()
 
+# Headers alone. CMake's own find module for it warns since 3.30.
+find_path(BOOST_INCLUDE_DIR NAMES boost/beast/http.hpp REQUIRED)
+add_library(boost::boost INTERFACE IMPORTED)
+target_include_directories(boost::boost INTERFACE "${BOOST_INCLUDE_DIR}")
+
 find_path(SNDFILE_INCLUDE_DIR NAMES sndfile.h REQUIRED)
 find_library(SNDFILE_LIBRARY NAMES sndfile REQUIRED)
 add_library(sndfile::sndfile UNKNOWN IMPORTED)

@@ -19,7 +19,12 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::duration<double> kAgain(1);    // between two looks that were asked for
 constexpr std::chrono::duration<double> kCollect(0.2);  // while something is to be freed
+constexpr std::chrono::duration<double> kSettle(0.2);   // between two looks for a model that is to be loaded
+constexpr int kMostLooks = 50;
+constexpr size_t kMostWishes = 100;
 constexpr int kNiceness = 10;
+
+absl::Status GoingAway() { return absl::UnavailableError("the server is going away; ask another, or again later"); }
 
 }  // namespace
 
@@ -31,8 +36,10 @@ void LogNotes(const ModelKeeper::Notes& notes) {
   }
 }
 
-ModelThread::ModelThread(ModelKeeper* keeper, double poll_seconds, ModelKeeper::Forget forget)
-    : keeper_(keeper), poll_seconds_(poll_seconds), forget_(std::move(forget)), thread_([this] { Run(); }) {}
+void ModelThread::Start(ModelKeeper::Forget forget) {
+  forget_ = std::move(forget);
+  thread_ = std::thread([this] { Run(); });
+}
 
 void ModelThread::LookNow() {
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -47,6 +54,39 @@ void ModelThread::Stop() {
     changed_.notify_one();
   }
   if (thread_.joinable()) thread_.join();
+  for (const Wish& wish : std::exchange(wishes_, {})) wish.done(GoingAway());
+}
+
+void ModelThread::Ask(Wish wish) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!ending_ && wishes_.size() < kMostWishes) {
+      wishes_.push_back(std::move(wish));
+      changed_.notify_one();
+      return;
+    }
+    if (!ending_) {
+      return wish.done(absl::ResourceExhaustedError("too many models wait to be loaded or unloaded; ask again later"));
+    }
+  }
+  wish.done(GoingAway());
+}
+
+bool ModelThread::Pause() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  return !changed_.wait_for(lock, kSettle, [this] { return ending_; });
+}
+
+void ModelThread::Grant(const Wish& wish, ModelKeeper::Notes& notes) {
+  if (!wish.load) return wish.done(keeper_->Forbid(wish.model, notes));
+  keeper_->Allow(wish.model);
+  // Files are taken once two looks have seen them the same: at least two looks, and more while they change.
+  bool changes = keeper_->Look(notes);
+  for (int looks = 1; changes && looks < kMostLooks; ++looks) {
+    if (!Pause()) return wish.done(GoingAway());
+    changes = keeper_->Look(notes);
+  }
+  wish.done(keeper_->StateOf(wish.model));
 }
 
 void ModelThread::Run() {
@@ -59,7 +99,7 @@ void ModelThread::Run() {
   std::unique_lock<std::mutex> lock(mutex_);
   while (!ending_) {
     const Clock::time_point wake = std::min(look_at, collect_at);
-    const auto wanted = [this] { return ending_ || asked_; };
+    const auto wanted = [this] { return ending_ || asked_ || !wishes_.empty(); };
     if (wake == Clock::time_point::max()) {
       changed_.wait(lock, wanted);
     } else {
@@ -67,9 +107,11 @@ void ModelThread::Run() {
     }
     if (ending_) break;
     const bool asked = std::exchange(asked_, false);
+    const std::vector<Wish> wishes = std::exchange(wishes_, {});
     lock.unlock();
     ModelKeeper::Notes notes;
-    bool wait = keeper_->Collect(forget_, notes);  // first, for it makes room
+    bool wait = keeper_->Collect(forget_, notes) || !wishes.empty();  // first, for it makes room
+    for (const Wish& wish : wishes) Grant(wish, notes);
     if (asked || Clock::now() >= look_at) {
       if (asked) {
         spdlog::info("looking at the model repository, as SIGHUP asks");

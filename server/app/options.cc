@@ -11,11 +11,13 @@
 #include <sstream>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "core/base/engine.h"
 #include "core/base/status_macros.h"
 #include "lstm/config/v1/config.pb.h"
+#include "server/http/rest_server.h"
 #include "server/metrics/exposer.h"
 #include "server/models/version_policy.h"
 #include "server/rpc/acceptor.h"
@@ -37,6 +39,10 @@ void Describe(CLI::App& app, ServerOptions& o, std::string& config) {
   app.add_option("--listen", o.listen, "Address to serve on: HOST:PORT (port 0: any free one) or unix:PATH; may be repeated")
       ->type_name("ADDR")
       ->allow_extra_args(false);
+  app.add_option("--http-listen", o.http_listen, "Address for the Open Inference Protocol over plain HTTP: IPV4:PORT or [IPV6]:PORT; an empty text: none. Where --tls-client-ca is given: none without --http-anonymous")
+      ->type_name("ADDR");
+  app.add_flag("--http-beyond-loopback", o.http_beyond_loopback, "Serve HTTP beyond this machine too, to whoever asks");
+  app.add_flag("--http-anonymous", o.http_anonymous, "Serve HTTP, which knows no certificates, although --tls-client-ca demands them of gRPC's clients");
   app.add_option("--metrics-listen", o.metrics_listen, "Address for Prometheus' metrics over plain HTTP, GET /metrics: IPV4:PORT or [IPV6]:PORT; an empty text: none")
       ->type_name("ADDR");
   app.add_flag("--metrics-beyond-loopback", o.metrics_beyond_loopback, "Serve metrics beyond this machine too, to whoever asks");
@@ -47,6 +53,7 @@ void Describe(CLI::App& app, ServerOptions& o, std::string& config) {
       ->allow_extra_args(false);
   app.add_option("--model-poll-seconds", o.model_poll_seconds, "Seconds between looks at the model repository for versions that come and go; 0: only on SIGHUP");
   app.add_option("--max-live-versions", o.max_live_versions, "Versions of a model that may be loaded at a time, those among them that only their sessions need");
+  app.add_flag("--allow-admin", o.allow_admin, "Let callers load and unload models: RepositoryModelLoad and RepositoryModelUnload of the Open Inference Protocol");
   app.add_option("--state-dir", o.state_dir, "Keep sessions here, so that they survive the end of this process; on a disk also the loss of power, where Open asks. Default: sessions are volatile")
       ->type_name("DIR");
   app.add_option("--max-state-bytes", o.max_state_bytes, "Bytes that the state directory may grow to");
@@ -88,6 +95,11 @@ absl::Status InRange(const char* name, uint64_t value, uint64_t least, uint64_t 
   return absl::InvalidArgumentError(absl::StrCat("--", name, " is ", value, ", expected ", least, " to ", most));
 }
 
+absl::Status CheckOther(const char* option, const std::string& other, const std::string& http_listen) {
+  if (other != http_listen || absl::EndsWith(other, ":0")) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("--http-listen and --", option, " are both '", other, "': HTTP needs an address of its own"));
+}
+
 // With no room beyond what the policy keeps a new version could never be loaded beside them.
 absl::Status CheckPolicy(const VersionPolicy& policy, uint32_t max_live) {
   if (!policy.specific.empty() && policy.specific.size() > max_live) {
@@ -122,6 +134,15 @@ absl::Status ServerOptions::Validate() const {
     if (!Exposer::IsLocal(metrics_listen) && !metrics_beyond_loopback) {
       return absl::InvalidArgumentError(absl::StrCat("--metrics-listen is '", metrics_listen, "', which is beyond this machine: say --metrics-beyond-loopback to serve metrics to whoever asks"));
     }
+  }
+  if (!http_listen.empty()) {
+    const absl::Status understood = RestServer::Check(http_listen);
+    if (!understood.ok()) return absl::InvalidArgumentError(absl::StrCat("--http-listen is ", understood.message()));
+    if (!RestServer::IsLocal(http_listen) && !http_beyond_loopback) {
+      return absl::InvalidArgumentError(absl::StrCat("--http-listen is '", http_listen, "', which is beyond this machine: say --http-beyond-loopback to serve it to whoever asks"));
+    }
+    for (const std::string& other : listen) LSTM_RETURN_IF_ERROR(CheckOther("listen", other, http_listen));
+    LSTM_RETURN_IF_ERROR(CheckOther("metrics-listen", metrics_listen, http_listen));
   }
   LSTM_ASSIGN_OR_RETURN(const VersionPolicies policies, ParseVersionPolicies(version_policy));
   LSTM_RETURN_IF_ERROR(InRange("max-live-versions", max_live_versions, 2, 1000));
@@ -171,10 +192,14 @@ absl::Status ReadConfig(const std::string& text, ServerOptions& o) {
   if (!config.state_dir().empty()) o.state_dir = config.state_dir();
 #define LSTM_TAKE(field) \
   if (config.has_##field()) o.field = config.field()
+  LSTM_TAKE(http_listen);
+  LSTM_TAKE(http_beyond_loopback);
+  LSTM_TAKE(http_anonymous);
   LSTM_TAKE(metrics_listen);
   LSTM_TAKE(metrics_beyond_loopback);
   LSTM_TAKE(model_poll_seconds);
   LSTM_TAKE(max_live_versions);
+  LSTM_TAKE(allow_admin);
   LSTM_TAKE(max_state_bytes);
   LSTM_TAKE(max_parked_bytes);
   LSTM_TAKE(park_after_seconds);

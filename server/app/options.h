@@ -13,12 +13,16 @@ namespace lstm::server {
 // file (proto/lstm/config/v1/config.proto) have the same names and win over each other in this order.
 struct ServerOptions {
   std::vector<std::string> listen = {"127.0.0.1:8001"};
+  std::string http_listen = "127.0.0.1:8000";     // empty: no HTTP
+  bool http_beyond_loopback = false;
+  bool http_anonymous = false;  // HTTP too where clients of gRPC must show certificates
   std::string metrics_listen = "127.0.0.1:8002";  // empty: no metrics
   bool metrics_beyond_loopback = false;
   std::string models;
   std::vector<std::string> version_policy = {"latest:1"};
   double model_poll_seconds = 5;  // 0: only on SIGHUP
   uint32_t max_live_versions = 4;
+  bool allow_admin = false;  // models are loaded and unloaded by whoever can call
   std::string state_dir;
   uint64_t max_state_bytes = uint64_t{16} << 30;
   uint64_t max_parked_bytes = uint64_t{16} << 30;
@@ -48,6 +52,8 @@ struct ServerOptions {
 
   // INVALID_ARGUMENT names the option, what was expected and what came.
   absl::Status Validate() const;
+  // HTTP can not ask for certificates: where gRPC does, it is served on request alone.
+  bool ServesHttp() const { return !http_listen.empty() && (tls_client_ca.empty() || http_anonymous); }
   // True where every address is of this machine alone.
   bool OnlyLocal() const;
 };

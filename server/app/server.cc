@@ -10,6 +10,7 @@
 #include <chrono>
 #include <csignal>
 #include <fstream>
+#include <functional>
 #include <sstream>
 #include <thread>
 #include <utility>
@@ -18,6 +19,7 @@
 #include "core/base/engine.h"
 #include "core/base/status_macros.h"
 #include "server/app/model_thread.h"
+#include "server/http/rest_server.h"
 #include "server/metrics/exposer.h"
 #include "server/models/model_keeper.h"
 #include "server/rpc/grpc_server.h"
@@ -111,27 +113,30 @@ absl::StatusOr<std::unique_ptr<ParkedStore>> OpenParked(const ServerOptions& opt
   return std::unique_ptr<ParkedStore>(std::move(log));
 }
 
-// Metrics, as soon as their address can be had: an older process, or another server, may have it. Their want stops no server.
-class MetricsPort {
+// A port that an older process, or another server, may have yet: it is tried again until it can be had. Its want stops no server.
+class LatePort {
  public:
-  MetricsPort(const ServerOptions& options, MetricSources sources) : address_(options.metrics_listen), sources_(std::move(sources)) {}
+  // `start` gives what is to be told of it.
+  LatePort(bool wanted, const char* what, const char* option, std::function<absl::StatusOr<std::string>()> start)
+      : wanted_(wanted), what_(what), option_(option), start_(std::move(start)) {}
 
-  bool wanted() const { return !address_.empty() && exposer_ == nullptr; }
+  bool wanted() const { return wanted_; }
   void Try() {
-    auto started = Exposer::Start(address_, sources_);
+    if (!wanted_) return;
+    const absl::StatusOr<std::string> started = start_();
+    wanted_ = !started.ok();
     if (started.ok()) {
-      exposer_ = *std::move(started);
-      spdlog::info("metrics on http://{}/metrics", address_);
+      spdlog::info("{} on http://{}", what_, *started);
     } else if (!std::exchange(told_, true)) {
-      spdlog::warn("no metrics yet, {} --metrics-listen names another address", std::string(started.status().message()));
+      spdlog::warn("no {} yet: {} (--{} names another address)", what_, std::string(started.status().message()), option_);
     }
   }
-  void Stop() { exposer_.reset(); }
 
  private:
-  const std::string address_;
-  const MetricSources sources_;
-  std::unique_ptr<Exposer> exposer_;
+  bool wanted_;
+  const char* const what_;
+  const char* const option_;
+  const std::function<absl::StatusOr<std::string>()> start_;
   bool told_ = false;
 };
 
@@ -155,9 +160,12 @@ absl::Status Serve(const ServerOptions& options, const sigset_t& signals) {
     keeper->LoadMarked(marks, notes);
     LogNotes(notes);
   };
+  ModelThread model_thread(keeper.get(), options.model_poll_seconds);
+  if (options.allow_admin) server_options.admin = &model_thread;
   // After the models, which take longest: an older process serves its sessions until here.
   LSTM_ASSIGN_OR_RETURN(auto store, OpenStore(options));
   LSTM_ASSIGN_OR_RETURN(auto parked, OpenParked(options, store.get()));
+  std::unique_ptr<RestServer> rest;  // outlives the server, whose shards may answer to it to the last
   LSTM_ASSIGN_OR_RETURN(auto server, GrpcServer::Start(server_options, models, std::move(store), std::move(parked)));
   if (options.state_dir.empty()) {
     spdlog::warn("no --state-dir: sessions are volatile and end with this process");
@@ -170,22 +178,39 @@ absl::Status Serve(const ServerOptions& options, const sigset_t& signals) {
   spdlog::info("ready after {} ms: {} models, {} shards, numerics {}",
                std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::steady_clock::now() - begin).count(),
                models->open().size(), server_options.shards, models->open().front()->info.numerics_id());
-  ModelThread model_thread(keeper.get(), options.model_poll_seconds, [&server](const ServedModelPtr& model) { server->Forget(model); });
+  model_thread.Start([&server](const ServedModelPtr& model) { server->Forget(model); });
 
-  MetricsPort metrics(options, {.shards = server->counters(), .budget = &server->budget(), .models = models, .not_recovered = server->recovered().failures.size()});
+  std::unique_ptr<Exposer> exposer;
+  const MetricSources sources{.shards = server->counters(), .budget = &server->budget(), .models = models, .not_recovered = server->recovered().failures.size()};
+  LatePort metrics(!options.metrics_listen.empty(), "metrics", "metrics-listen", [&]() -> absl::StatusOr<std::string> {
+    LSTM_ASSIGN_OR_RETURN(exposer, Exposer::Start(options.metrics_listen, sources));
+    return options.metrics_listen + "/metrics";
+  });
+  RestServer::Options rest_options;
+  rest_options.listen = options.http_listen;
+  rest_options.max_body_bytes = options.max_message_bytes;
+  rest_options.max_bodies_bytes = std::max(rest_options.max_bodies_bytes, 4 * rest_options.max_body_bytes);
+  LatePort http(options.ServesHttp(), "Open Inference Protocol", "http-listen", [&]() -> absl::StatusOr<std::string> {
+    LSTM_ASSIGN_OR_RETURN(rest, RestServer::Start(rest_options, &server->inference()));
+    return rest->address() + "/v2";
+  });
+  if (!options.http_listen.empty() && !options.ServesHttp()) spdlog::info("no HTTP: --tls-client-ca demands certificates, which it knows not; --http-anonymous serves it all the same");
 
   int signal = 0;
   while (signal == 0 || signal == SIGHUP) {
-    if (metrics.wanted()) metrics.Try();
-    signal = NextSignal(signals, metrics.wanted());
+    metrics.Try();
+    http.Try();
+    signal = NextSignal(signals, metrics.wanted() || http.wanted());
     if (signal == SIGHUP) model_thread.LookNow();
   }
   model_thread.Stop();
   spdlog::info("{}: draining, {} sessions are open, streams get {} s to end", strsignal(signal), server->budget().sessions(),
                options.drain_seconds);
+  if (rest) rest->Drain();
   const bool clean = server->Drain(options.drain_seconds * 1000);
   if (!clean) spdlog::warn("the drain's deadline passed: the remaining streams are cut; sessions that are volatile end");
-  metrics.Stop();  // before the state directory is let go of: the next server may wait for it, and wants the port too
+  if (rest) rest->Stop();
+  exposer.reset();  // before the state directory is let go of: the next server may wait for it, and wants the port too
   server->Stop();
   spdlog::info("stopped");
   return absl::OkStatus();

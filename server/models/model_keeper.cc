@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "core/base/fail_point.h"
 #include "core/base/status_macros.h"
 #include "core/check/self_check.h"
@@ -95,13 +96,14 @@ void ModelKeeper::Take(Notes& notes) {
 
 std::vector<ServedModelPtr> ModelKeeper::Choose(const std::string& name, Versions& versions, Notes& notes) {
   const VersionPolicy& policy = options_.policies.For(name);
+  const bool allowed = !forbidden_.contains(name);
   std::vector<ServedModelPtr> chosen;
   for (auto it = versions.rbegin(); it != versions.rend(); ++it) {
     auto& [number, version] = *it;
     const bool wanted = policy.specific.empty() ? chosen.size() < policy.latest : policy.specific.contains(number);
     const bool there = version.seen || !version.settled;  // one look that does not find it says nothing yet
     ServedModelPtr model;
-    if (wanted && there) {
+    if (allowed && wanted && there) {
       const bool is_new = version.seen && version.settled && (version.tried != version.seen || (!version.failed && version.model.expired()));
       if (is_new) model = Load(name, number, version, notes);
       const bool good = version.open || (version.seen && version.tried == version.seen && !version.failed);
@@ -130,6 +132,7 @@ ServedModelPtr ModelKeeper::Load(const std::string& name, uint32_t number, Versi
   }
   absl::StatusOr<ServedModelPtr> made = model.ok() ? Make(*std::move(model), true) : model.status();
   if (absl::IsUnavailable(made.status())) {
+    version.why = std::string(made.status().message());
     if (!std::exchange(version.refused, true)) notes.push_back({true, absl::StrCat(title, " is not loaded: ", made.status().message())});
     return nullptr;
   }
@@ -138,6 +141,7 @@ ServedModelPtr ModelKeeper::Load(const std::string& name, uint32_t number, Versi
   version.refused = false;
   repository_->CountLoad(made.ok());
   if (!made.ok()) {
+    version.why = std::string(made.status().message());
     notes.push_back({true, absl::StrCat(title, " was not loaded", version.open ? ", the one before it stays: " : ": ", made.status().message())});
     return nullptr;
   }
@@ -203,13 +207,42 @@ void ModelKeeper::Publish(std::vector<ServedModelPtr> chosen, Notes& notes) {
   }
 }
 
-void ModelKeeper::TryAgain() {
-  for (auto& [name, versions] : known_) {
-    for (auto& [number, version] : versions) {
-      version.refused = false;
-      if (std::exchange(version.failed, false)) version.tried.reset();
-    }
+void ModelKeeper::TryAgain(Versions& versions) {
+  for (auto& [number, version] : versions) {
+    version.refused = false;
+    if (std::exchange(version.failed, false)) version.tried.reset();
   }
+}
+
+void ModelKeeper::TryAgain() {
+  for (auto& [name, versions] : known_) TryAgain(versions);
+}
+
+void ModelKeeper::Allow(const std::string& name) {
+  forbidden_.erase(name);
+  if (const auto known = known_.find(name); known != known_.end()) TryAgain(known->second);
+}
+
+absl::Status ModelKeeper::Forbid(const std::string& name, Notes& notes) {
+  LSTM_RETURN_IF_ERROR(repository_->Find(name, "").status());
+  forbidden_.insert(name);
+  Take(notes);
+  return absl::OkStatus();
+}
+
+absl::Status ModelKeeper::StateOf(const std::string& name) const {
+  const auto known = known_.find(name);
+  if (known == known_.end()) return absl::NotFoundError("the model repository has no model of that name");
+  std::vector<std::string> refused, open;
+  for (const auto& [number, version] : known->second) {
+    if (version.open) open.push_back(absl::StrCat(number));
+    if (version.seen && (version.failed || version.refused)) refused.push_back(absl::StrCat("version ", number, " was not loaded: ", version.why));
+  }
+  if (!refused.empty()) {
+    return absl::FailedPreconditionError(absl::StrCat(absl::StrJoin(refused, "; "), open.empty() ? "" : absl::StrCat("; what serves is version ", absl::StrJoin(open, ", "))));
+  }
+  if (open.empty()) return absl::NotFoundError("the model has no version that --version-policy wants, or its files keep changing");
+  return absl::OkStatus();
 }
 
 void ModelKeeper::LoadMarked(const std::vector<ModelMark>& marks, Notes& notes) {

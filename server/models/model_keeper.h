@@ -6,6 +6,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -57,6 +58,14 @@ class ModelKeeper {
   // What did not load is tried once more at the next look, and told once more.
   void TryAgain();
 
+  // By call. Allow: as TryAgain, for one model, and one that was forbidden is looked at again; the looks after it load what is
+  // new. Forbid: no version of the model can be opened any more, whatever the directory holds; NOT_FOUND where none can be now.
+  void Allow(const std::string& name);
+  absl::Status Forbid(const std::string& name, Notes& notes);
+  // OK where a version of the model can be opened and none that is wanted was refused when it was tried last. NOT_FOUND, or
+  // FAILED_PRECONDITION with the reasons.
+  absl::Status StateOf(const std::string& name) const;
+
   // Gives up what is pinned and held by nobody: `forget` gets the last pointer to it and sees to it that all who have scratch
   // memory for its program let go of that; when they have dropped their copies of the pointer, a later call frees it, here.
   // True: there is something to wait for.
@@ -70,11 +79,13 @@ class ModelKeeper {
     std::optional<FileStamp> tried;  // what was loaded last, or did not load
     bool failed = false;             // it did not
     bool refused = false;            // for the limit, and that was told
+    std::string why;                 // where it failed or was refused
     bool open = false;
     std::weak_ptr<const ServedModel> model;  // as it was loaded last
   };
   using Versions = std::map<uint32_t, Version>;
 
+  static void TryAgain(Versions& versions);
   bool See(const VersionTree& tree);
   std::vector<ServedModelPtr> Choose(const std::string& name, Versions& versions, Notes& notes);
   ServedModelPtr Load(const std::string& name, uint32_t number, Version& version, Notes& notes);
@@ -87,6 +98,7 @@ class ModelKeeper {
   const Options options_;
   const std::shared_ptr<ModelRepository> repository_ = std::make_shared<ModelRepository>();
   std::map<std::string, Versions> known_;
+  std::set<std::string> forbidden_;
   std::vector<ServedModelPtr> leaving_;  // forgotten, once all have dropped their copies
   bool unreadable_ = false;              // was told
 };

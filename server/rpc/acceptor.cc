@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "server/rpc/acceptor.h"
 
+#include <arpa/inet.h>
 #include <grpcpp/server_builder.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -18,6 +19,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "core/base/status_macros.h"
 
 namespace lstm::server {
@@ -38,6 +40,30 @@ bool Split(const std::string& address, std::string& host, std::string& port) {
   port = address.substr(colon + 1);
   if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
   return !host.empty() && std::all_of(port.begin(), port.end(), [](char c) { return c >= '0' && c <= '9'; });
+}
+
+// An address as text, brackets left out: gRPC writes them in one way or another. Empty: not of TCP.
+std::string PeerText(const sockaddr_storage& address) {
+  char host[INET6_ADDRSTRLEN] = "";
+  const auto* six = reinterpret_cast<const sockaddr_in6*>(&address);
+  if (address.ss_family == AF_INET) {
+    const auto* four = reinterpret_cast<const sockaddr_in*>(&address);
+    inet_ntop(AF_INET, &four->sin_addr, host, sizeof(host));
+    return absl::StrCat("ipv4:", host, ":", ntohs(four->sin_port));
+  }
+  if (address.ss_family != AF_INET6) return "";
+  if (IN6_IS_ADDR_V4MAPPED(&six->sin6_addr)) {
+    inet_ntop(AF_INET, six->sin6_addr.s6_addr + 12, host, sizeof(host));
+    return absl::StrCat("ipv4:", host, ":", ntohs(six->sin6_port));
+  }
+  inet_ntop(AF_INET6, &six->sin6_addr, host, sizeof(host));
+  return absl::StrCat("ipv6:", host, ":", ntohs(six->sin6_port));
+}
+
+std::string PeerOf(int fd) {
+  sockaddr_storage address{};
+  socklen_t size = sizeof(address);
+  return getpeername(fd, reinterpret_cast<sockaddr*>(&address), &size) == 0 ? PeerText(address) : "";
 }
 
 }  // namespace
@@ -167,12 +193,34 @@ void Acceptor::Accept(int listener) {
     }
     return;
   }
+  Note(fd);
   const int one = 1;
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));  // fails on unix sockets, which need none
   grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
   connection.listener_fd = listener;
   connection.fd = fd;
   grpc_->HandleNewConnection(&connection);
+}
+
+// The descriptor is gRPC's from here on, which closes it without a word: it is asked later whose it is then.
+void Acceptor::Note(int fd) {
+  std::string peer = PeerOf(fd);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (const auto before = by_descriptor_.find(fd); before != by_descriptor_.end()) {
+    if (const auto old = by_peer_.find(before->second); old != by_peer_.end() && old->second == fd) by_peer_.erase(old);
+    by_descriptor_.erase(before);
+  }
+  if (peer.empty()) return;
+  by_peer_[peer] = fd;
+  by_descriptor_[fd] = std::move(peer);
+}
+
+bool Acceptor::IsConnected(const std::string& peer) const {
+  const std::string text = absl::StrReplaceAll(peer, {{"%5B", ""}, {"%5D", ""}, {"[", ""}, {"]", ""}});
+  if (!absl::StartsWith(text, "ipv4:") && !absl::StartsWith(text, "ipv6:")) return true;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = by_peer_.find(text);
+  return found != by_peer_.end() && PeerOf(found->second) == text;
 }
 
 }  // namespace lstm::server

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <string>
 #include <thread>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -37,6 +39,10 @@ class Acceptor {
   void Start();
   void Stop();  // no new connections from here on
 
+  // Whether a connection from `peer`, as gRPC writes it (ServerContext::peer), is there still; true where that can not be told.
+  // Thread-safe.
+  bool IsConnected(const std::string& peer) const;
+
   // As clients would write them, with the ports that were bound.
   const std::vector<std::string>& addresses() const { return addresses_; }
 
@@ -46,6 +52,7 @@ class Acceptor {
   absl::Status BindTcp(const std::string& address);
   void Loop();
   void Accept(int listener);
+  void Note(int fd);
 
   std::vector<int> listeners_;
   std::vector<std::string> addresses_;
@@ -53,6 +60,9 @@ class Acceptor {
   int stop_fd_ = -1;
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> grpc_;
   std::thread thread_;
+  mutable std::mutex mutex_;
+  std::unordered_map<std::string, int> by_peer_;       // guarded by mutex_: TCP connections, by who is at the other end
+  std::unordered_map<int, std::string> by_descriptor_;  // guarded by mutex_: the same; a descriptor that is used again replaces
 };
 
 }  // namespace lstm::server

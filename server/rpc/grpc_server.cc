@@ -19,6 +19,7 @@
 #include "core/base/status_macros.h"
 #include "server/rpc/acceptor.h"
 #include "server/rpc/clock.h"
+#include "server/rpc/inference_calls.h"
 #include "server/rpc/load_spread.h"
 #include "server/rpc/stream_call.h"
 #include "server/rpc/unary_calls.h"
@@ -72,6 +73,17 @@ void Configure(grpc::ServerBuilder& builder, const GrpcServer::Options& options)
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
 }
 
+// A call without a stream is held by its connection.
+class ConnectionHolder : public Holder {
+ public:
+  ConnectionHolder(const Acceptor* acceptor, std::string peer) : acceptor_(acceptor), peer_(std::move(peer)) {}
+  bool gone() const override { return !acceptor_->IsConnected(peer_); }
+
+ private:
+  const Acceptor* const acceptor_;
+  const std::string peer_;
+};
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const Options& options, std::shared_ptr<const ModelRepository> models,
@@ -93,10 +105,15 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const Options& opt
   Configure(builder, options);
   self->acceptor_->Register(builder, Credentials(options));
   builder.RegisterService(self->service_.get());
+  self->inference_service_ = std::make_unique<inference::GRPCInferenceService::AsyncService>();
+  builder.RegisterService(self->inference_service_.get());
   GrpcServer* raw = self.get();
   self->spread_ = std::make_unique<LoadSpread>(options.shards, [raw](size_t i) {
     ShardLoop* loop = raw->loops_[i].get();
     loop->Post([raw, loop] { StreamCall::Arm(loop, raw->service_.get()); });
+  });
+  self->inference_spread_ = std::make_unique<LoadSpread>(options.shards, [raw](size_t i) {
+    raw->loops_[i]->Post([raw, i] { InferenceStreamCall::Arm(raw->CallsOf(i)); });
   });
   ShardServices services{.models = models, .budget = self->budget_.get(), .directory = &self->directory_, .store = self->store_.get(), .parked = self->parked_.get(), .suspects = self->suspects_.get(),
                          .peers = raw, .clock = MonotonicMicros, .unix_clock = UnixMicros, .random = FillRandom};
@@ -108,13 +125,20 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const Options& opt
   for (size_t i = 0; i < options.shards; ++i) {
     self->loops_.push_back(std::make_unique<ShardLoop>(i, options.loop, services, self->spread_.get(), builder.AddCompletionQueue()));
   }
+  self->inference_ = std::make_unique<InferenceFront>(
+      InferenceFront::Options{.ttl_s = options.loop.shard.ttl_s, .max_sessions = options.max_sessions, .admin = options.admin}, services);
+  for (const auto& loop : self->loops_) loop->AfterWork([sequences = self->inference_->AddShard(&loop->shard())] { sequences->Flush(); });
   self->Recover(options);
   self->server_ = builder.BuildAndStart();
   if (!self->server_) return absl::InternalError("gRPC did not start; see the log for its reason");
   for (const auto& loop : self->loops_) {
-    loop->Start([raw, loop = loop.get(), models] { ArmUnaryCalls(loop, raw->service_.get(), models, &raw->loops_, &raw->directory_); });
+    loop->Start([raw, loop = loop.get(), models] {
+      ArmUnaryCalls(loop, raw->service_.get(), models, &raw->loops_, &raw->directory_);
+      ArmInferenceCalls(raw->CallsOf(loop->index()));
+    });
   }
   self->spread_->Start();
+  self->inference_spread_->Start();
   self->acceptor_->Start();
   return self;
 }
@@ -143,6 +167,11 @@ void GrpcServer::Recover(const Options& options) {
   }
 }
 
+InferenceCalls GrpcServer::CallsOf(size_t shard) {
+  return {.loop = loops_[shard].get(), .spread = inference_spread_.get(), .service = inference_service_.get(), .front = inference_.get(),
+          .holder_of = [this](const std::string& peer) { return std::make_shared<ConnectionHolder>(acceptor_.get(), peer); }};
+}
+
 bool GrpcServer::Send(size_t to, std::function<void(Shard&)> task) {
   ShardLoop* loop = loops_[to].get();
   return loop->Post([loop, task = std::move(task)] { task(loop->shard()); });
@@ -165,11 +194,13 @@ const std::vector<std::string>& GrpcServer::addresses() const { return acceptor_
 bool GrpcServer::Drain(uint32_t deadline_ms) {
   const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(deadline_ms);
   server_->GetHealthCheckService()->SetServingStatus(false);
+  inference_->Drain();
   acceptor_->Stop();
   for (const auto& loop : loops_) {
     loop->Post([loop = loop.get(), deadline_ms] { loop->shard().Drain(deadline_ms); });
   }
-  return spread_->WaitForNone(until);
+  const bool none = spread_->WaitForNone(until);
+  return inference_spread_->WaitForNone(until) && none;
 }
 
 void GrpcServer::Stop() {
@@ -180,6 +211,7 @@ void GrpcServer::Stop() {
   for (const auto& loop : loops_) loop->Shutdown();
   for (const auto& loop : loops_) loop->Join();
   server_.reset();
+  inference_.reset();  // gives its streams back to the shards
   // After the loops, which write to them; before them in memory, for their threads post to them. The store's lock is the last.
   parked_.reset();
   store_.reset();

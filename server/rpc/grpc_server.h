@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "inference/grpc_service.grpc.pb.h"
+#include "server/inference/front.h"
 #include "server/models/model_repository.h"
 #include "server/rpc/shard_loop.h"
 
@@ -19,6 +21,7 @@ namespace lstm::server {
 
 class Acceptor;
 class LoadSpread;
+struct InferenceCalls;
 
 // The whole server as one object: listeners, gRPC, a loop for each shard, and the store of their sessions. Start, Drain and
 // Stop are for one thread.
@@ -34,6 +37,7 @@ class GrpcServer : private ShardPeers {
     int max_streams_per_connection = 4096;
     size_t grpc_memory_bytes = size_t{512} << 20;  // ResourceQuota: a soft fence around gRPC's own buffers
     bool reflection = true;
+    ModelAdmin* admin = nullptr;  // null: models are not loaded and unloaded by call; else it outlives the server
     // Called once, before sessions of the store are taken over, with the marks of the models that they began on: what is not
     // loaded is loaded then.
     std::function<void(const std::vector<ModelMark>&)> load_marked;
@@ -66,6 +70,8 @@ class GrpcServer : private ShardPeers {
 
   const std::vector<std::string>& addresses() const;
   const MemoryBudget& budget() const { return *budget_; }
+  // For other faces of the Open Inference Protocol than gRPC; lives as long as the server.
+  InferenceFront& inference() { return *inference_; }
   const Recovered& recovered() const { return recovered_; }
   // Of each shard, to be read on any thread while the server lives.
   std::vector<const ShardCounters*> counters() const;
@@ -73,6 +79,7 @@ class GrpcServer : private ShardPeers {
  private:
   GrpcServer() = default;
   bool Send(size_t to, std::function<void(Shard&)> task) override;
+  InferenceCalls CallsOf(size_t shard);
   void Recover(const Options& options);
 
   std::unique_ptr<SessionStore> store_;
@@ -81,10 +88,12 @@ class GrpcServer : private ShardPeers {
   SessionDirectory directory_;
   Recovered recovered_;
   std::unique_ptr<MemoryBudget> budget_;
-  std::unique_ptr<LoadSpread> spread_;
+  std::unique_ptr<LoadSpread> spread_, inference_spread_;
   std::unique_ptr<Acceptor> acceptor_;
   std::unique_ptr<v1::Prediction::AsyncService> service_;
+  std::unique_ptr<inference::GRPCInferenceService::AsyncService> inference_service_;
   std::vector<std::unique_ptr<ShardLoop>> loops_;
+  std::unique_ptr<InferenceFront> inference_;  // its sequences are on streams of the shards
   std::unique_ptr<grpc::Server> server_;
 };
 

@@ -11,7 +11,6 @@
 
 #include "server/rpc/clock.h"
 #include "server/rpc/load_spread.h"
-#include "server/rpc/stream_call.h"
 
 namespace lstm::server {
 namespace {
@@ -127,6 +126,7 @@ bool ShardLoop::TakeEvents(bool wait) {
 }
 
 void ShardLoop::Flush() {
+  if (after_work_) after_work_();
   // A call that ends while it is flushed leaves the list by Remove, as a null.
   for (size_t i = 0; i < dirty_.size(); ++i) {
     if (dirty_[i] != nullptr) dirty_[i]->Flush();
@@ -134,15 +134,15 @@ void ShardLoop::Flush() {
   dirty_.clear();
 }
 
-void ShardLoop::Remove(StreamCall* call) {
+void ShardLoop::Remove(LoopCall* call) {
   calls_.erase(call);
-  std::replace(dirty_.begin(), dirty_.end(), call, static_cast<StreamCall*>(nullptr));
+  std::replace(dirty_.begin(), dirty_.end(), call, static_cast<LoopCall*>(nullptr));
 }
 
 void ShardLoop::DropStalled() {
   const uint64_t now = MonotonicMicros();
   next_check_us_ = now + kCheckEveryUs;
-  for (StreamCall* call : calls_) call->Check(now);
+  for (LoopCall* call : calls_) call->Check(now);
   Flush();
 }
 

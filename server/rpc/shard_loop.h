@@ -10,6 +10,7 @@
 #include <mutex>
 #include <thread>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "lstm/v1/prediction.grpc.pb.h"
@@ -18,7 +19,6 @@
 namespace lstm::server {
 
 class LoadSpread;
-class StreamCall;
 
 // What a completion queue gives back. Done is called on the loop's thread, once per operation.
 class Tag {
@@ -39,6 +39,16 @@ class MemberTag : public Tag {
   void (T::*const done_)(bool);
 };
 
+// A call that lives through rounds of its loop.
+class LoopCall {
+ public:
+  virtual ~LoopCall() = default;
+  // At the end of a round in which it was marked dirty.
+  virtual void Flush() = 0;
+  // Every second or so.
+  virtual void Check(uint64_t now_us) = 0;
+};
+
 // One core: a completion queue, the thread that polls it, and the shard that the thread drives. A round takes in all that
 // has arrived, computes a slice, and sends one message per stream. Everything runs on that thread, but for Start, Post,
 // Shutdown and Join; before Start, shard() is its maker's.
@@ -56,6 +66,8 @@ class ShardLoop {
             std::unique_ptr<grpc::ServerCompletionQueue> queue);
   ~ShardLoop();
 
+  // Before Start: what is done in each round after the computing, before calls are flushed.
+  void AfterWork(std::function<void()> f) { after_work_ = std::move(f); }
   // `arm` posts the first requests; it runs on the thread.
   void Start(std::function<void()> arm);
   // Runs `task` on the thread soon; never blocks. False: the queue has ended, and the task is dropped.
@@ -76,9 +88,9 @@ class ShardLoop {
   void CallBegan() { ++live_calls_; }
   void CallEnded() { --live_calls_; }
   uint64_t now_us() const;
-  void MarkDirty(StreamCall* call) { dirty_.push_back(call); }
-  void Add(StreamCall* call) { calls_.insert(call); }
-  void Remove(StreamCall* call);
+  void MarkDirty(LoopCall* call) { dirty_.push_back(call); }
+  void Add(LoopCall* call) { calls_.insert(call); }
+  void Remove(LoopCall* call);
 
  private:
   class Wake : public Tag {
@@ -101,9 +113,10 @@ class ShardLoop {
   LoadSpread* const spread_;
   const std::unique_ptr<grpc::ServerCompletionQueue> queue_;
   Shard shard_;
+  std::function<void()> after_work_;
   std::thread thread_;
-  std::unordered_set<StreamCall*> calls_;
-  std::vector<StreamCall*> dirty_;  // have responses to send, or may read or end
+  std::unordered_set<LoopCall*> calls_;
+  std::vector<LoopCall*> dirty_;  // have responses to send, or may read or end
   uint64_t next_check_us_ = 0;
   size_t last_events_ = 0;
   bool ending_ = false;

@@ -1,15 +1,11 @@
 // SPDX-License-Identifier: MIT
 #include "server/rpc/unary_calls.h"
 
-#include <grpcpp/server_context.h>
-#include <grpcpp/support/async_unary_call.h>
-
 #include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "server/rpc/principal.h"
-#include "server/rpc/status_mapping.h"
+#include "server/rpc/unary_call.h"
 
 namespace lstm::server {
 namespace {
@@ -24,90 +20,17 @@ struct Around {  // what handlers need besides their call
   const SessionDirectory* directory;
 };
 
-// One unary call. Deletes itself when gRPC has given back its last tag; arms its successor when it begins.
 template <typename Request, typename Response>
-class UnaryCall {
- public:
-  using Responder = grpc::ServerAsyncResponseWriter<Response>;
-  using Method = void (Service::*)(grpc::ServerContext*, Request*, Responder*, grpc::CompletionQueue*,
-                                   grpc::ServerCompletionQueue*, void*);
-  using Handler = void (*)(UnaryCall*);
-
-  static void Arm(const Around& around, Service* service, Method method, Handler handler) {
-    if (!around.loop->ending()) new UnaryCall(around, service, method, handler);
-  }
-
-  const Around& around() const { return around_; }
-  const Request& request() const { return request_; }
-  Response* response() { return &response_; }
-  std::string principal() const { return PrincipalOf(context_); }
-  // Called when the client goes before the answer.
-  void OnCancel(std::function<void()> f) { on_cancel_ = std::move(f); }
-
-  // Once, on the loop's thread.
-  void Finish(const absl::Status& status) {
-    on_cancel_ = nullptr;
-    ++pending_;
-    if (status.ok()) {
-      responder_.Finish(response_, grpc::Status::OK, &finished_);
-    } else {
-      responder_.FinishWithError(ToGrpc(status), &finished_);
-    }
-  }
-  // Instead of Finish, when the client has gone and nothing will come any more.
-  void Abandon() { Finish(absl::CancelledError("the client has gone")); }
-
- private:
-  UnaryCall(const Around& around, Service* service, Method method, Handler handler)
-      : around_(around), service_(service), method_(method), handler_(handler) {
-    context_.AsyncNotifyWhenDone(&done_);
-    (service_->*method_)(&context_, &request_, &responder_, around_.loop->queue(), around_.loop->queue(), &accepted_);
-  }
-
-  void OnAccepted(bool ok) {
-    if (!ok) {  // never began: the done tag does not come either
-      delete this;
-      return;
-    }
-    around_.loop->CallBegan();
-    Arm(around_, service_, method_, handler_);
-    ++pending_;  // the done tag
-    handler_(this);
-  }
-  void OnDone(bool) {
-    if (context_.IsCancelled() && on_cancel_) std::exchange(on_cancel_, nullptr)();
-    Release();
-  }
-  void OnFinished(bool) { Release(); }
-  void Release() {
-    if (--pending_ > 0) return;
-    around_.loop->CallEnded();
-    delete this;
-  }
-
-  const Around around_;
-  Service* const service_;
-  const Method method_;
-  const Handler handler_;
-  grpc::ServerContext context_;
-  Request request_;
-  Response response_;
-  Responder responder_{&context_};
-  MemberTag<UnaryCall> accepted_{this, &UnaryCall::OnAccepted}, done_{this, &UnaryCall::OnDone},
-      finished_{this, &UnaryCall::OnFinished};
-  std::function<void()> on_cancel_;
-  int pending_ = 0;
-};
-
-using PredictRpc = UnaryCall<v1::PredictRequest, v1::PredictResponse>;
-using ListModelsRpc = UnaryCall<v1::ListModelsRequest, v1::ListModelsResponse>;
-using GetModelRpc = UnaryCall<v1::GetModelRequest, v1::GetModelResponse>;
-using ListSessionsRpc = UnaryCall<v1::ListSessionsRequest, v1::ListSessionsResponse>;
-using GetSessionRpc = UnaryCall<v1::GetSessionRequest, v1::GetSessionResponse>;
-using CloseSessionRpc = UnaryCall<v1::CloseSessionRequest, v1::CloseSessionResponse>;
-using ForkSessionRpc = UnaryCall<v1::ForkSessionRequest, v1::ForkSessionResponse>;
-using ExportSessionRpc = UnaryCall<v1::ExportSessionRequest, v1::ExportSessionResponse>;
-using ImportSessionRpc = UnaryCall<v1::ImportSessionRequest, v1::ImportSessionResponse>;
+using Rpc = UnaryCall<Service, Around, Request, Response>;
+using PredictRpc = Rpc<v1::PredictRequest, v1::PredictResponse>;
+using ListModelsRpc = Rpc<v1::ListModelsRequest, v1::ListModelsResponse>;
+using GetModelRpc = Rpc<v1::GetModelRequest, v1::GetModelResponse>;
+using ListSessionsRpc = Rpc<v1::ListSessionsRequest, v1::ListSessionsResponse>;
+using GetSessionRpc = Rpc<v1::GetSessionRequest, v1::GetSessionResponse>;
+using CloseSessionRpc = Rpc<v1::CloseSessionRequest, v1::CloseSessionResponse>;
+using ForkSessionRpc = Rpc<v1::ForkSessionRequest, v1::ForkSessionResponse>;
+using ExportSessionRpc = Rpc<v1::ExportSessionRequest, v1::ExportSessionResponse>;
+using ImportSessionRpc = Rpc<v1::ImportSessionRequest, v1::ImportSessionResponse>;
 
 void HandlePredict(PredictRpc* call) {
   Shard& shard = call->around().loop->shard();
@@ -171,8 +94,8 @@ absl::StatusOr<SessionId> IdOf(const std::string& bytes) {
 }
 
 // Asks the loop that has the session; `ask(shard, done)` may call `done` on any thread.
-template <typename Rpc, typename Ask>
-void OfOneSession(Rpc* call, Ask ask) {
+template <typename Call, typename Ask>
+void OfOneSession(Call* call, Ask ask) {
   const absl::StatusOr<SessionId> id = IdOf(call->request().session_id());
   if (!id.ok()) return call->Finish(id.status());
   const auto shard = call->around().directory->ShardOf(*id);

@@ -42,11 +42,11 @@ class ShardWorld : private server::ShardPeers {
   };
   ShardWorld(const Options& options, std::shared_ptr<const server::ModelRepository> models, server::SessionStore* store, const uint64_t* now_us)
       : budget_(options.max_sessions, options.max_bytes), random_(options.seed) {
-    server::ShardServices services{.models = std::move(models), .budget = &budget_, .directory = &directory_, .store = store, .parked = options.parked, .suspects = options.suspects, .peers = this,
+    services_ = {.models = std::move(models), .budget = &budget_, .directory = &directory_, .store = store, .parked = options.parked, .suspects = options.suspects, .peers = this,
                                    .instance = {'t', 'e', 's', 't'}, .clock = [now_us] { return *now_us; },
                                    .unix_clock = [now_us] { return static_cast<int64_t>(*now_us); },
                                    .random = [this](uint8_t* out, size_t n) { while (n-- > 0) *out++ = static_cast<uint8_t>(random_()); }};
-    for (size_t i = 0; i < options.shards; ++i) shards_.push_back(std::make_unique<server::Shard>(i, options.shard, services));
+    for (size_t i = 0; i < options.shards; ++i) shards_.push_back(std::make_unique<server::Shard>(i, options.shard, services_));
     if (store == nullptr) return;
     size_t next = 0;
     const server::Recovery found = server::TakeLatest(store, options.parked);
@@ -61,6 +61,7 @@ class ShardWorld : private server::ShardPeers {
   server::Shard& shard(size_t i = 0) { return *shards_[i]; }
   size_t shards() const { return shards_.size(); }
   server::MemoryBudget& budget() { return budget_; }
+  const server::ShardServices& services() const { return services_; }
   const std::vector<absl::Status>& failures() const { return failures_; }
 
   // The oldest task between shards is done; false: there is none.
@@ -100,6 +101,7 @@ class ShardWorld : private server::ShardPeers {
   server::SessionDirectory directory_;
   std::mt19937_64 random_;
   std::vector<absl::Status> failures_;
+  server::ShardServices services_;
   std::deque<std::pair<size_t, std::function<void(server::Shard&)>>> tasks_;
   std::vector<std::unique_ptr<server::Shard>> shards_;
 };

@@ -36,6 +36,38 @@ TEST(ServerOptionsTest, ElsewhereNeedsTlsOrAProxy) {
   }
 }
 
+TEST(ServerOptionsTest, HttpStaysOnThisMachineAndAwayFromOtherPorts) {
+  ServerOptions o;
+  o.models = "m";
+  for (const char* address : {"", "127.0.0.1:0", "[::1]:8000", "localhost:80"}) {
+    o.http_listen = address;
+    EXPECT_TRUE(o.Validate().ok()) << address << o.Validate();
+  }
+  for (const char* address : {"8000", "example.org:80", "127.0.0.1", "127.0.0.1:80000", "::1:80", "127.0.0.1:8x", "unix:/x", "127.0.0.1:"}) {
+    o.http_listen = address;
+    EXPECT_THAT(std::string(o.Validate().message()), HasSubstr("--http-listen is '")) << address;
+  }
+  o.http_listen = "0.0.0.0:8000";
+  EXPECT_THAT(std::string(o.Validate().message()), HasSubstr("--http-beyond-loopback"));
+  o.http_beyond_loopback = true;
+  EXPECT_TRUE(o.Validate().ok()) << o.Validate();
+  o.http_listen = "127.0.0.1:8001";
+  EXPECT_THAT(std::string(o.Validate().message()), HasSubstr("--http-listen and --listen are both '127.0.0.1:8001'"));
+  o.http_listen = "127.0.0.1:8002";
+  EXPECT_THAT(std::string(o.Validate().message()), HasSubstr("--http-listen and --metrics-listen are both"));
+}
+
+TEST(ServerOptionsTest, HttpIsNotServedBesideClientCertificatesUnlessAskedFor) {
+  ServerOptions o;
+  EXPECT_TRUE(o.ServesHttp());
+  o.tls_client_ca = "f";
+  EXPECT_FALSE(o.ServesHttp());
+  o.http_anonymous = true;
+  EXPECT_TRUE(o.ServesHttp());
+  o.http_listen = "";
+  EXPECT_FALSE(o.ServesHttp());
+}
+
 TEST(ServerOptionsTest, RefusalsNameTheOption) {
   ServerOptions o;
   EXPECT_THAT(std::string(o.Validate().message()), HasSubstr("--models"));

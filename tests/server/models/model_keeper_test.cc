@@ -273,6 +273,45 @@ TEST_F(ModelKeeperTest, AVersionThatIsTakenAwayGoesAndOneThatComesBackIsNotLoade
   EXPECT_EQ(infos[0].pinned_size(), 2);
 }
 
+TEST_F(ModelKeeperTest, AForbiddenModelStaysAwayUntilItIsAllowedAgain) {
+  files_.Put("french-rnn", "m", 1);
+  files_.Put("french-rnn", "other", 1, "o");
+  Start();
+  const ServedModelPtr held = *keeper_->repository()->Find("m", "");
+  EXPECT_EQ(keeper_->Forbid("x", notes_).code(), absl::StatusCode::kNotFound);
+  ASSERT_TRUE(keeper_->Forbid("m", notes_).ok());
+  EXPECT_THAT(Open(), ElementsAre("other:1"));
+  EXPECT_THAT(Pinned(), ElementsAre("m:1"));
+  EXPECT_EQ(keeper_->Forbid("m", notes_).code(), absl::StatusCode::kNotFound);
+  files_.Put("french-rnn", "m", 2, "2");
+  Look();
+  EXPECT_THAT(Open(), ElementsAre("other:1"));
+  files_.Remove("m", 2);
+  keeper_->Allow("m");
+  Look();
+  EXPECT_THAT(Open(), ElementsAre("m:1", "other:1"));
+  EXPECT_EQ(*keeper_->repository()->Find("m", ""), held) << "loaded twice";
+  EXPECT_TRUE(keeper_->StateOf("m").ok());
+}
+
+TEST_F(ModelKeeperTest, TheStateOfAModelSaysWhatWasRefusedAndWhy) {
+  files_.Put("french-rnn", "m", 1);
+  Start();
+  EXPECT_EQ(keeper_->StateOf("x").code(), absl::StatusCode::kNotFound);
+  files_.PutRubbish("m", 2, "rubbish");
+  Look();
+  const absl::Status state = keeper_->StateOf("m");
+  EXPECT_EQ(state.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(state.message()), ::testing::MatchesRegex("version 2 was not loaded: .+; what serves is version 1"));
+  EXPECT_THAT(std::string(state.message()), ::testing::Not(HasSubstr(files_.path())));
+  files_.Remove("m", 2);
+  files_.Put("french-rnn", "m", 2, "2");
+  keeper_->Allow("m");
+  Look();
+  EXPECT_TRUE(keeper_->StateOf("m").ok()) << keeper_->StateOf("m");
+  EXPECT_THAT(Open(), ElementsAre("m:2"));
+}
+
 TEST_F(ModelKeeperTest, ADirectoryThatCannotBeReadChangesNothing) {
   files_.Put("french", "m", 1);
   Start();

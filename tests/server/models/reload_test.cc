@@ -338,7 +338,8 @@ TEST_F(ReloadTest, ManyReloadsUnderLoad) {
   Look();
   const std::string bits[2] = {*Predict(kBoth), odd};
   if (setting != nullptr) FillWithTheGone(server_->addresses()[0]);
-  server::ModelThread thread(keeper_.get(), 0.02, [this](const server::ServedModelPtr& model) { server_->Forget(model); });
+  server::ModelThread thread(keeper_.get(), 0.02);
+  thread.Start([this](const server::ServedModelPtr& model) { server_->Forget(model); });
   // Odd versions answer as the first, even ones as the second; no two have the same bytes.
   int version = 2;
   const auto under_load = [&](int last) {

@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/async_unary_call.h>
+
+#include <functional>
+#include <string>
+#include <utility>
+
+#include "server/rpc/principal.h"
+#include "server/rpc/shard_loop.h"
+#include "server/rpc/status_mapping.h"
+
+namespace lstm::server {
+
+// One unary call. Deletes itself when gRPC has given back its last tag; arms its successor when it begins.
+//
+// Around: what handlers need besides the call itself, `loop` among it; copied for each call.
+template <typename Service, typename Around, typename Request, typename Response>
+class UnaryCall {
+ public:
+  using Responder = grpc::ServerAsyncResponseWriter<Response>;
+  using Method = void (Service::*)(grpc::ServerContext*, Request*, Responder*, grpc::CompletionQueue*,
+                                   grpc::ServerCompletionQueue*, void*);
+  using Handler = void (*)(UnaryCall*);
+
+  static void Arm(const Around& around, Service* service, Method method, Handler handler) {
+    if (!around.loop->ending()) new UnaryCall(around, service, method, handler);
+  }
+
+  const Around& around() const { return around_; }
+  const Request& request() const { return request_; }
+  Request* mutable_request() { return &request_; }  // for who takes it over
+  Response* response() { return &response_; }
+  std::string principal() const { return PrincipalOf(context_); }
+  std::string peer() const { return context_.peer(); }
+  // Called when the client goes before the answer.
+  void OnCancel(std::function<void()> f) { on_cancel_ = std::move(f); }
+
+  // Once, on the loop's thread.
+  void Finish(const absl::Status& status) {
+    on_cancel_ = nullptr;
+    ++pending_;
+    if (status.ok()) {
+      responder_.Finish(response_, grpc::Status::OK, &finished_);
+    } else {
+      responder_.FinishWithError(ToGrpc(status), &finished_);
+    }
+  }
+  // Instead of Finish, when the client has gone and nothing will come any more.
+  void Abandon() { Finish(absl::CancelledError("the client has gone")); }
+
+ private:
+  UnaryCall(const Around& around, Service* service, Method method, Handler handler)
+      : around_(around), service_(service), method_(method), handler_(handler) {
+    context_.AsyncNotifyWhenDone(&done_);
+    (service_->*method_)(&context_, &request_, &responder_, around_.loop->queue(), around_.loop->queue(), &accepted_);
+  }
+
+  void OnAccepted(bool ok) {
+    if (!ok) {  // never began: the done tag does not come either
+      delete this;
+      return;
+    }
+    around_.loop->CallBegan();
+    Arm(around_, service_, method_, handler_);
+    ++pending_;  // the done tag
+    handler_(this);
+  }
+  void OnDone(bool) {
+    if (context_.IsCancelled() && on_cancel_) std::exchange(on_cancel_, nullptr)();
+    Release();
+  }
+  void OnFinished(bool) { Release(); }
+  void Release() {
+    if (--pending_ > 0) return;
+    around_.loop->CallEnded();
+    delete this;
+  }
+
+  const Around around_;
+  Service* const service_;
+  const Method method_;
+  const Handler handler_;
+  grpc::ServerContext context_;
+  Request request_;
+  Response response_;
+  Responder responder_{&context_};
+  MemberTag<UnaryCall> accepted_{this, &UnaryCall::OnAccepted}, done_{this, &UnaryCall::OnDone},
+      finished_{this, &UnaryCall::OnFinished};
+  std::function<void()> on_cancel_;
+  int pending_ = 0;
+};
+
+}  // namespace lstm::server
