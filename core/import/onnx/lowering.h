@@ -226,6 +226,11 @@ class Lowering {
   std::string node_name_;
 };
 
+// The axis as it is counted from the front. INVALID_ARGUMENT where there is none.
+absl::StatusOr<size_t> Axis(int64_t axis, size_t rank);
+// A size that a graph computed from the length of the sequence.
+inline bool IsTimeLength(int64_t n) { return n >= kTime / 2; }
+
 // For messages: the manifest line that answers a question.
 std::string ManifestLine(std::string_view input, absl::string_view rest);
 

@@ -19,6 +19,12 @@ std::string ManifestLine(std::string_view input, absl::string_view rest) {
   return absl::StrCat("onnx { input { name: ", Shown(input), " ", rest, " } }");
 }
 
+absl::StatusOr<size_t> Axis(int64_t axis, size_t rank) {
+  const auto n = static_cast<int64_t>(rank);
+  if (axis < -n || axis >= n) return absl::InvalidArgumentError(absl::StrCat("axis is ", axis, ", expected ", -n, " to ", n - 1));
+  return static_cast<size_t>(axis < 0 ? axis + n : axis);
+}
+
 std::shared_ptr<Constant> NewConstant(Shape shape) {
   auto constant = std::make_shared<Constant>();
   constant->values = AlignedBuffer<float>(static_cast<size_t>(CheckedElementCount(shape)));
