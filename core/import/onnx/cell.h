@@ -25,6 +25,7 @@ struct Lowering::Cell {
   ConstantPtr weight, recurrent;                // gates i f g o; z r n
   ConstantPtr input_bias, recurrent_bias;       // [gates * H]
   ConstantPtr peephole;                         // i f o, or null
+  bool reversed = false;                        // it reads the sequence from its end
   bool steps = false;                           // time flows through it; else the graph is of one step
 };
 

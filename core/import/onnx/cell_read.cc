@@ -33,7 +33,7 @@ void Negate(const ConstantPtr& from_const, size_t from, size_t to, size_t block)
 
 }  // namespace
 
-absl::Status Lowering::ReadActivations(const NodeView& node, Cell& cell) {
+absl::Status Lowering::ReadActivations(const NodeView& node, size_t direction, size_t directions, Cell& cell) {
   using A = ActivationKind;
   struct Known {
     std::string_view name;
@@ -50,8 +50,12 @@ absl::Status Lowering::ReadActivations(const NodeView& node, Cell& cell) {
                                               : cell.kind == Cell::kGru ? std::vector<std::string_view>{"Sigmoid", "Tanh"}
                                                                         : std::vector<std::string_view>{"Tanh"};
   const Attribute* named = node.Find("activations");
-  const std::vector<std::string_view> names = named != nullptr && !named->strings.empty() ? named->strings : usual;
-  if (names.size() != usual.size()) return Refuse(absl::StrCat("has ", names.size(), " activations, expected ", usual.size()));
+  std::vector<std::string_view> names;
+  for (size_t d = 0; d < directions; ++d) names.insert(names.end(), usual.begin(), usual.end());
+  if (named != nullptr && !named->strings.empty()) {
+    if (named->strings.size() != names.size()) return Refuse(absl::StrCat("has ", named->strings.size(), " activations, expected ", names.size()));
+    names = named->strings;
+  }
   const Attribute *alphas = node.Find("activation_alpha"), *betas = node.Find("activation_beta");
   size_t next_alpha = 0, next_beta = 0;
   for (size_t i = 0; i < names.size(); ++i) {
@@ -62,10 +66,11 @@ absl::Status Lowering::ReadActivations(const NodeView& node, Cell& cell) {
     const float alpha = known->alpha ? take(alphas, next_alpha, known->default_alpha) : 0;
     const float beta = known->beta ? take(betas, next_beta, known->default_beta) : 0;
     const bool affine = lower == "affine", scaled = lower == "scaledtanh";
+    if (i / usual.size() != direction) continue;  // numbers are taken in order, across the directions
     cell.activations.push_back({known->kind, alpha, beta});
     cell.scaled.emplace_back(scaled ? alpha : affine ? std::numeric_limits<float>::infinity() : 1.0f, beta);
     const bool relu_rnn = cell.kind == Cell::kRnn && lower == "relu";
-    cell.usual = cell.usual && (relu_rnn || lower == absl::AsciiStrToLower(std::string(usual[i])));
+    cell.usual = cell.usual && (relu_rnn || lower == absl::AsciiStrToLower(std::string(usual[i % usual.size()])));
   }
   cell.clip = node.Float("clip", 0);
   if (cell.clip < 0) return Refuse(absl::StrCat("its clip is ", cell.clip));
@@ -73,7 +78,7 @@ absl::Status Lowering::ReadActivations(const NodeView& node, Cell& cell) {
   return absl::OkStatus();
 }
 
-absl::Status Lowering::ReadCell(Call& call, Cell& cell) {
+absl::Status Lowering::ReadCell(Call& call, size_t direction_index, Cell& cell) {
   const NodeView& node = call.node;
   cell.kind = node.op == "LSTM" ? Cell::kLstm : node.op == "GRU" ? Cell::kGru : Cell::kRnn;
   cell.gates = cell.kind == Cell::kLstm ? 4 : cell.kind == Cell::kGru ? 3 : 1;
@@ -82,41 +87,45 @@ absl::Status Lowering::ReadCell(Call& call, Cell& cell) {
   cell.coupled = node.Int("input_forget", 0) != 0;
   cell.reset_after = node.Int("linear_before_reset", 0) != 0;
   const std::string_view direction = node.Text("direction", "forward");
-  if (direction != "forward") return Refuse(absl::StrCat("its direction is ", Shown(direction), ": it reads the sequence from its end, which no step knows"));
-  LSTM_RETURN_IF_ERROR(ReadActivations(node, cell));
+  if (direction != "forward" && direction != "reverse" && direction != "bidirectional") return Refuse(absl::StrCat("its direction is ", Shown(direction)));
+  const int64_t directions = direction == "bidirectional" ? 2 : 1;
+  cell.reversed = direction == "reverse" || direction_index == 1;
+  if (direction != "forward" && !whole_) return LooksAhead(absl::StrCat("its direction is ", Shown(direction), ": it reads the sequence from its end, which no step knows"));
+  LSTM_RETURN_IF_ERROR(ReadActivations(node, direction_index, static_cast<size_t>(directions), cell));
   if (!call.has(0)) return Refuse("its input X is missing");
   LSTM_ASSIGN_OR_RETURN(const TensorPtr w, ConstantOf(call, 1, "weight W"));
   LSTM_ASSIGN_OR_RETURN(const TensorPtr r, ConstantOf(call, 2, "recurrent weight R"));
   const auto g = static_cast<int64_t>(cell.gates);
-  if (!w->is_float || w->shape.size() != 3 || w->shape[0] != 1 || w->shape[1] % g != 0 || w->size() == 0) {
-    return Refuse(absl::StrCat("its weight W has shape ", ShapeString(w->shape), ", expected [1, ", g, " H, I]"));
+  if (!w->is_float || w->shape.size() != 3 || w->shape[0] != directions || w->shape[1] % g != 0 || w->size() == 0) {
+    return Refuse(absl::StrCat("its weight W has shape ", ShapeString(w->shape), ", expected [", directions, ", ", g, " H, I]"));
   }
   cell.hidden = w->shape[1] / g;
   cell.width = w->shape[2];
   if (const Attribute* h = node.Find("hidden_size"); h != nullptr && h->i != cell.hidden) {
     return Refuse(absl::StrCat("its hidden_size is ", h->i, ", its weight W is for ", cell.hidden));
   }
-  if (!r->is_float || r->shape != Shape{1, g * cell.hidden, cell.hidden}) {
-    return Refuse(absl::StrCat("its recurrent weight R has shape ", ShapeString(r->shape), ", expected ", ShapeString({1, g * cell.hidden, cell.hidden})));
+  if (!r->is_float || r->shape != Shape{directions, g * cell.hidden, cell.hidden}) {
+    return Refuse(absl::StrCat("its recurrent weight R has shape ", ShapeString(r->shape), ", expected ", ShapeString({directions, g * cell.hidden, cell.hidden})));
   }
   const std::vector<size_t> order = cell.kind == Cell::kLstm  ? std::vector<size_t>{0, 2, 3, 1}  // i o f c to i f g o
                                     : cell.kind == Cell::kGru ? std::vector<size_t>{0, 1, 2}
                                                               : std::vector<size_t>{0};
-  cell.weight = Blocks(w->floats, 0, order, cell.hidden, cell.width);
-  cell.recurrent = Blocks(r->floats, 0, order, cell.hidden, cell.hidden);
   const auto n = static_cast<size_t>(g * cell.hidden);
+  cell.weight = Blocks(w->floats, direction_index * n * static_cast<size_t>(cell.width), order, cell.hidden, cell.width);
+  cell.recurrent = Blocks(r->floats, direction_index * n * static_cast<size_t>(cell.hidden), order, cell.hidden, cell.hidden);
   std::vector<float> bias(2 * n, 0);
   if (call.has(3)) {
     LSTM_ASSIGN_OR_RETURN(const TensorPtr b, ConstantOf(call, 3, "bias B"));
-    if (!b->is_float || b->shape != Shape{1, 2 * g * cell.hidden}) return Refuse(absl::StrCat("its bias B has shape ", ShapeString(b->shape), ", expected [1, ", 2 * n, "]"));
-    bias = b->floats;
+    if (!b->is_float || b->shape != Shape{directions, 2 * g * cell.hidden}) return Refuse(absl::StrCat("its bias B has shape ", ShapeString(b->shape), ", expected [", directions, ", ", 2 * n, "]"));
+    const auto begin = b->floats.begin() + static_cast<std::ptrdiff_t>(direction_index * 2 * n);
+    bias.assign(begin, begin + static_cast<std::ptrdiff_t>(2 * n));
   }
   cell.input_bias = Blocks(bias, 0, order, cell.hidden, 0);
   cell.recurrent_bias = Blocks(bias, n, order, cell.hidden, 0);
   if (cell.kind == Cell::kLstm && call.has(7)) {
     LSTM_ASSIGN_OR_RETURN(const TensorPtr p, ConstantOf(call, 7, "peephole P"));
-    if (!p->is_float || p->shape != Shape{1, 3 * cell.hidden}) return Refuse(absl::StrCat("its peephole P has shape ", ShapeString(p->shape), ", expected [1, ", 3 * cell.hidden, "]"));
-    cell.peephole = Blocks(p->floats, 0, {0, 2, 1}, cell.hidden, 0);  // i o f to i f o
+    if (!p->is_float || p->shape != Shape{directions, 3 * cell.hidden}) return Refuse(absl::StrCat("its peephole P has shape ", ShapeString(p->shape), ", expected [", directions, ", ", 3 * cell.hidden, "]"));
+    cell.peephole = Blocks(p->floats, direction_index * static_cast<size_t>(3 * cell.hidden), {0, 2, 1}, cell.hidden, 0);  // i o f to i f o
   }
   if (cell.coupled && cell.kind == Cell::kLstm && cell.activations[0].kind == ActivationKind::kSigmoid && cell.clip == 0) {
     // 1 - s(x) is s(-x): the forget gate has the input gate's weights with the other sign.

@@ -169,7 +169,7 @@ absl::StatusOr<ValPtr> Lowering::Combine(ElementwiseKind kind, const Val& a, con
     to.head = v->head;
     to.tail = v->tail;
   }
-  if (timed != nullptr && to.last) return absl::InvalidArgumentError("brings the end of the sequence to every step of it: it looks ahead");
+  if (timed != nullptr && to.last) return LooksAhead("brings the end of the sequence to every step of it: it looks ahead");
   if (to.time >= 0 && shape[static_cast<size_t>(to.time)] != 1) return absl::InvalidArgumentError("combines time with another axis, or with a constant for each step");
   Val like;
   like.time = to.time;

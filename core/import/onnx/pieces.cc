@@ -53,7 +53,11 @@ absl::Status Lowering::LowerSlice(Call& call) {
     if (begin < 0 && step > 0) begin = 0;
     const int64_t count = step > 0 ? std::max<int64_t>(0, (end - begin + step - 1) / step) : std::max<int64_t>(0, (begin - end - step - 1) / -step);
     if (over_time) {
-      if (step != 1) return Refuse("takes steps of time apart, or backwards: what it gives is not one for each step");
+      if (step == -1 && begin == n - 1 && end < 0 && x->head == 0 && x->tail == 0 && whole_) {
+        LSTM_ASSIGN_OR_RETURN(x, Anew(x, {-1, SequenceRead::kEach, 0, true}));
+        continue;
+      }
+      if (step != 1) return LooksAhead("takes steps of time apart, or backwards: what it gives is not one for each step");
       if (begin == 0 && end == n) continue;
       auto out = std::make_shared<Val>(*x);
       if (begin == 0 && end == kTime + x->head) {  // cuts what padding added behind
@@ -61,8 +65,12 @@ absl::Status Lowering::LowerSlice(Call& call) {
       } else if (begin == n - 1 && count == 1 && x->head == 0 && x->tail == 0) {
         out->time = -1;
         out->last = true;
+      } else if (whole_ && count == 1 && x->head == 0 && x->tail == 0) {
+        LSTM_ASSIGN_OR_RETURN(const ValPtr one, Anew(x, {-1, SequenceRead::kAt, 0, false, begin >= kTime / 2 ? begin - n : begin}));
+        *out = *one;
+        out->time = -1;
       } else {
-        return Refuse(absl::StrCat("cuts time: takes steps ", starts[i], " to ", ends[i], " of the sequence; the last one, -1, can be streamed"));
+        return LooksAhead(absl::StrCat("cuts time: takes steps ", starts[i], " to ", ends[i], " of the sequence; the last one, -1, can be streamed"));
       }
       x = out;
       continue;
@@ -112,7 +120,14 @@ absl::Status Lowering::LowerGather(Call& call) {
   shape.insert(shape.end(), index_shape.begin(), index_shape.end());
   shape.insert(shape.end(), x.shape.begin() + static_cast<long>(axis) + 1, x.shape.end());
   if (x.time == static_cast<int>(axis)) {
-    if (index.size() != 1 || index[0] != n - 1 || x.head != 0 || x.tail != 0) return Refuse("takes single steps out of the sequence; the last one, -1, can be streamed");
+    if (whole_ && index.size() == 1 && index[0] != n - 1 && x.head == 0 && x.tail == 0) {
+      LSTM_ASSIGN_OR_RETURN(const ValPtr one, Anew(call.in[0], {-1, SequenceRead::kAt, 0, false, index[0] >= kTime / 2 ? index[0] - n : index[0]}));
+      auto out = std::make_shared<Val>(*Reshaped(*one, shape));
+      out->time = -1;
+      call.out[0] = std::move(out);
+      return absl::OkStatus();
+    }
+    if (index.size() != 1 || index[0] != n - 1 || x.head != 0 || x.tail != 0) return LooksAhead("takes single steps out of the sequence; the last one, -1, can be streamed");
     auto out = std::make_shared<Val>(*Reshaped(x, shape));
     out->time = -1;
     out->last = true;
@@ -154,7 +169,7 @@ absl::Status Lowering::LowerConcat(Call& call) {
   }
   bool last = false;
   for (const ValPtr& part : call.in) last = last || part->last;
-  if (last && lead->time >= 0) return Refuse("joins the end of the sequence to every step of it: it looks ahead");
+  if (last && lead->time >= 0) return LooksAhead("joins the end of the sequence to every step of it: it looks ahead");
   int64_t outer = 1, inner = 1;
   for (size_t a = 0; a < axis; ++a) outer *= shape[a];
   for (size_t a = axis + 1; a < shape.size(); ++a) inner *= shape[a];
@@ -191,8 +206,7 @@ absl::Status Lowering::LowerConcat(Call& call) {
     LSTM_ASSIGN_OR_RETURN(const TensorPtr tensor, Constant(*part));
     if (!tensor->is_float) return Refuse("joins integers to computed values");
     auto made = std::make_shared<Val>();
-    sources_.push_back({Source::kConstant, -1, -1, tensor, tensor->shape});
-    made->source = static_cast<int>(sources_.size()) - 1;
+    made->source = NewSource({Source::kConstant, -1, -1, tensor, tensor->shape});
     made->shape = part->shape;
     parts.push_back(made);
   }
@@ -275,10 +289,11 @@ absl::Status Lowering::LowerPad(Call& call) {
     const auto t = static_cast<size_t>(x.time);
     if (before[t] != 0 || after[t] != 0) {
       if (mode != "constant" || fill != 0) return Refuse("pads time with something else than zeros");
-      if (after[t] > 0 && before[t] == 0) return Refuse(absl::StrCat("pads time with ", after[t], " frames behind its end: it looks ahead"));
+      if (after[t] > 0 && before[t] == 0 && !whole_) return LooksAhead(absl::StrCat("pads time with ", after[t], " frames behind its end: it looks ahead"));
       if (before[t] < 0) return Refuse("cuts the begin of the sequence");
       if (after[t] < -x.tail || before[t] > kMaxInts || after[t] > kMaxInts) return Refuse("cuts the end of the sequence");
       padded->head += before[t];
+      padded->zeros_behind = x.tail == 0 || x.zeros_behind;
       padded->tail += after[t];
       before[t] = after[t] = 0;
     }

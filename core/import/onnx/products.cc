@@ -14,7 +14,7 @@ absl::StatusOr<ValPtr> Lowering::Linear(const Val& val, ConstantPtr weight, Cons
   if (val.shape.empty() || val.shape.back() != in) {
     return absl::InvalidArgumentError(absl::StrCat("its weights expect ", in, " in the last axis of shape ", ShapeString(val.shape)));
   }
-  if (val.time == static_cast<int>(val.shape.size()) - 1) return absl::InvalidArgumentError("multiplies along time: it needs the whole sequence");
+  if (val.time == static_cast<int>(val.shape.size()) - 1) return LooksAhead("multiplies along time: it needs the whole sequence");
   if (!val.is_float) return absl::InvalidArgumentError("multiplies integers");
   Shape shape = val.shape;
   shape.back() = out;
@@ -61,8 +61,12 @@ absl::Status Lowering::LowerMatMul(Call& call) {
   // [.., A, K] x [.., K, B], both of the step; axes before them spread as in element-wise ops.
   if (a.shape.size() < 2 || b.shape.size() < 2) return Refuse("multiplies vectors of the step, expected matrices");
   for (const Val* v : {&a, &b}) {
-    if (v->time >= static_cast<int>(v->shape.size()) - 2) return Refuse("multiplies along time: it needs the whole sequence");
     if (!v->is_float) return Refuse("multiplies integers");
+  }
+  // [.., A, T] x [.., T, B]: a sum over all steps.
+  const bool along = a.time == static_cast<int>(a.shape.size()) - 1 && b.time == static_cast<int>(b.shape.size()) - 2;
+  for (const Val* v : {&a, &b}) {
+    if (v->time >= static_cast<int>(v->shape.size()) - 2 && !(along && whole_)) return LooksAhead("multiplies along time: it needs the whole sequence");
   }
   const Shape lead_a(a.shape.begin(), a.shape.end() - 2), lead_b(b.shape.begin(), b.shape.end() - 2);
   LSTM_ASSIGN_OR_RETURN(Shape lead, BroadcastShape(lead_a, lead_b));
@@ -76,15 +80,24 @@ absl::Status Lowering::LowerMatMul(Call& call) {
   LSTM_ASSIGN_OR_RETURN(const Arrangement spread_b, Broadcast(b.shape, shape_b));
   LSTM_ASSIGN_OR_RETURN(const ValPtr wide_a, Arranged(a, spread_a, shape_a));
   LSTM_ASSIGN_OR_RETURN(const ValPtr wide_b, Arranged(b, spread_b, shape_b));
+  if (along) {
+    LSTM_ASSIGN_OR_RETURN(const ValueId left, Use(*wide_a, shape_a));
+    LSTM_ASSIGN_OR_RETURN(const ValueId right, Use(*wide_b, shape_b));
+    LSTM_ASSIGN_OR_RETURN(const ValueId product, Add("", MatMulOp{}, {left, right}));
+    const Shape shape = builder().value(product).shape;
+    LSTM_ASSIGN_OR_RETURN(const ValPtr all, Accumulated(*Computed(product, shape, Val{}), ReduceKind::kSum));
+    call.out[0] = Reshaped(*all, shape);
+    return absl::OkStatus();
+  }
   const int ta = a.time < 0 ? -1 : a.time + static_cast<int>(shape_a.size() - a.shape.size()), tb = b.time < 0 ? -1 : b.time + static_cast<int>(shape_b.size() - b.shape.size());
-  if ((ta >= 0 && tb >= 0 && ta != tb) || ((ta >= 0 || tb >= 0) && (a.last || b.last))) return Refuse("multiplies values whose time does not run side by side");
+  if ((ta >= 0 && tb >= 0 && ta != tb) || ((ta >= 0 || tb >= 0) && (a.last || b.last))) return LooksAhead("multiplies values whose time does not run side by side");
   LSTM_ASSIGN_OR_RETURN(const ValueId x, Use(*wide_a, shape_a));
   LSTM_ASSIGN_OR_RETURN(const ValueId w, Use(*wide_b, shape_b));
   LSTM_ASSIGN_OR_RETURN(const ValueId y, Add("", MatMulOp{}, {x, w}));
   Val like;
   like.time = std::max(ta, tb);
   like.last = a.last || b.last;
-  call.out[0] = Computed(y, builder_.value(y).shape, like);
+  call.out[0] = Computed(y, builder().value(y).shape, like);
   return absl::OkStatus();
 }
 
@@ -93,7 +106,7 @@ absl::Status Lowering::LowerGemm(Call& call) {
   ValPtr a = call.in[0];
   if (a->shape.size() != 2) return Refuse(absl::StrCat("multiplies shape ", ShapeString(a->shape), ", expected two dimensions"));
   if (call.node.Int("transA", 0) != 0) {
-    if (a->time >= 0) return Refuse("multiplies along time: it needs the whole sequence");
+    if (a->time >= 0) return LooksAhead("multiplies along time: it needs the whole sequence");
     LSTM_ASSIGN_OR_RETURN(a, Arranged(*a, Transposed(a->shape, {1, 0}), {a->shape[1], a->shape[0]}));
   }
   LSTM_ASSIGN_OR_RETURN(const TensorPtr w, ConstantOf(call, 1, "matrix"));

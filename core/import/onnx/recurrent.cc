@@ -15,7 +15,7 @@ absl::Status Lowering::PlaceInTime(Call& call, Cell& cell) {
   if (x.shape.size() != 3 || x.shape[2] != cell.width) return Refuse(absl::StrCat("reads shape ", ShapeString(FullShape(x)), ", its weights expect three axes with ", cell.width, " in the last"));
   if (!x.is_float || x.constant()) return Refuse("its input X is a constant, or has integers");
   const bool carried = call.has(5) && !call[5].constant();
-  if (x.time < 0 && x.labels[seq] >= 0 && (IsOpen(x.labels[seq]) || x.shape[seq] > 1 || !carried) && MakeTime(x.labels[seq])) return absl::AbortedError("time was found");
+  if (x.time < 0 && x.labels[seq] >= 0 && (whole_ || IsOpen(x.labels[seq]) || x.shape[seq] > 1 || !carried) && MakeTime(x.labels[seq])) return absl::AbortedError("time was found");
   if (x.time >= 0 && x.time != static_cast<int>(seq)) return Refuse(absl::StrCat("time comes in axis ", x.time, " of its input, expected axis ", seq));
   if (x.shape[batch] != 1) {
     const int label = x.labels[batch];
@@ -23,16 +23,25 @@ absl::Status Lowering::PlaceInTime(Call& call, Cell& cell) {
     return Refuse(absl::StrCat("reads a batch of ", x.shape[batch], " in axis ", batch, ": a session is a batch of one"));
   }
   cell.steps = x.time >= 0;
-  if (call.has(4)) {  // lengths: a session ends when its client ends it
+  if (whole_ && !cell.steps) return Refuse(absl::StrCat("time flows through no axis of its input. The manifest can say which it is: ", ManifestLine(inputs_.empty() ? "x" : inputs_[0].declared.name, "time: 0")));
+  if (call.has(4) && !whole_) {  // lengths: a session ends when its client ends it
     const Val& lengths = call[4];
     if (!lengths.constant() && !lengths.elements && sources_[static_cast<size_t>(lengths.source)].kind == Source::kInput) {
       const int input = sources_[static_cast<size_t>(lengths.source)].input;
       GraphInput& in = inputs_[static_cast<size_t>(input)];
       if (!in.constant) in.constant = std::make_shared<const Tensor>(Tensor{false, {1}, {}, {0}});
       reading_.constants.insert(input);
+      reading_.lengths = true;
       return absl::AbortedError("lengths are not needed");
     }
     if (!lengths.constant()) return Refuse("its sequence_lens is computed in every step");
+    LSTM_ASSIGN_OR_RETURN(const std::vector<int64_t> ends, IntsOf(call, 4, "sequence_lens"));
+    const int label = x.labels[seq];
+    const int64_t all = label < 0 ? -1 : inputs_[static_cast<size_t>(label / 16)].declared.shape[static_cast<size_t>(label % 16)].size;
+    for (int64_t end : ends) {
+      if (reading_.lengths || IsTimeLength(end) || end == all) continue;  // it goes on to the end of the sequence
+      return LooksAhead(absl::StrCat("its sequence_lens is ", end, all > 0 ? absl::StrCat(" of ", all) : "", ": a session has no such end"));
+    }
   }
   if (!cell.steps && !carried) {
     return Refuse(absl::StrCat("begins anew in every step: time flows through no axis of its input, and no input of the graph carries its state. The manifest can say which axis is time: ",
@@ -65,7 +74,7 @@ absl::StatusOr<StateId> Lowering::OwnState(const Cell& cell, const ValPtr& initi
       input = source.input;
       at.push_back(e.index);
     }
-    if (input < 0 && cell.steps) return absl::InvalidArgumentError(absl::StrCat("its initial ", part, " is computed: a sequence that begins from another's end cannot be streamed"));
+    if (input < 0 && cell.steps) return LooksAhead(absl::StrCat("its initial ", part, " is computed: a sequence that begins from another's end cannot be streamed"));
     if (input < 0) return -1;
     if (initial->time >= 0) return absl::InvalidArgumentError(absl::StrCat("its initial ", part, " changes over time"));
     GraphInput& in = inputs_[static_cast<size_t>(input)];
@@ -81,9 +90,16 @@ absl::StatusOr<StateId> Lowering::OwnState(const Cell& cell, const ValPtr& initi
 absl::Status Lowering::Recurrent(Call& call) {
   const std::string_view op = call.node.op;
   if (op != "LSTM" && op != "GRU" && op != "RNN") return absl::UnimplementedError("");
-  Cell cell;
-  LSTM_RETURN_IF_ERROR(ReadCell(call, cell));
-  LSTM_RETURN_IF_ERROR(PlaceInTime(call, cell));
+  const bool both = call.node.Text("direction", "forward") == "bidirectional";
+  std::vector<Cell> cells(both ? 2 : 1);
+  for (size_t d = 0; d < cells.size(); ++d) {
+    LSTM_RETURN_IF_ERROR(ReadCell(call, d, cells[d]));
+    LSTM_RETURN_IF_ERROR(PlaceInTime(call, cells[d]));
+  }
+  return whole_ ? RecurrentWhole(call, cells) : RecurrentStep(call, cells[0]);
+}
+
+absl::Status Lowering::RecurrentStep(Call& call, const Cell& cell) {
   const Val& x = call[0];
   const size_t seq = cell.batch_first ? 1 : 0, batch = cell.batch_first ? 0 : 1;
   const bool lstm = cell.kind == Cell::kLstm;
@@ -110,8 +126,7 @@ absl::Status Lowering::Recurrent(Call& call) {
     ys.push_back(h);
     if (lstm) {
       auto kept = std::make_shared<Val>(*h);
-      sources_.push_back({Source::kCell, -1, -1, nullptr, {cell.hidden}, cell.name});
-      kept->source = static_cast<int>(sources_.size()) - 1;
+      kept->source = NewSource({Source::kCell, -1, -1, nullptr, {cell.hidden}, cell.name});
       c = kept;
     }
   } else {

@@ -22,8 +22,12 @@ absl::StatusOr<ValPtr> Lowering::Reduced(const Val& val, ReduceKind kind, std::v
   std::vector<int> labels;
   int time = -1;
   int64_t n = 1;
+  bool all_steps = false;
   for (size_t a = 0; a < val.shape.size(); ++a) {
-    if (gone[a] && val.time == static_cast<int>(a)) return absl::InvalidArgumentError("reduces over time: it needs the whole sequence");
+    const bool over_time = gone[a] && val.time == static_cast<int>(a);
+    if (over_time && !whole_) return LooksAhead("reduces over time: it needs the whole sequence");
+    if (over_time && (val.head != 0 || val.tail != 0)) return LooksAhead("reduces over time that was padded");
+    all_steps = all_steps || over_time;
     if (gone[a] && val.time < 0 && IsOpen(val.labels[a]) && MakeTime(val.labels[a])) return absl::AbortedError("time was found");
     if (gone[a]) {
       n *= val.shape[a];
@@ -33,7 +37,7 @@ absl::StatusOr<ValPtr> Lowering::Reduced(const Val& val, ReduceKind kind, std::v
       perm.push_back(static_cast<int64_t>(a));
       compact.push_back(val.shape[a]);
     }
-    if (val.time == static_cast<int>(a)) time = static_cast<int>(shape.size());
+    if (val.time == static_cast<int>(a) && !gone[a]) time = static_cast<int>(shape.size());
     shape.push_back(gone[a] ? 1 : val.shape[a]);
     labels.push_back(gone[a] ? -1 : val.labels[a]);
   }
@@ -63,6 +67,10 @@ absl::StatusOr<ValPtr> Lowering::Reduced(const Val& val, ReduceKind kind, std::v
     LSTM_ASSIGN_OR_RETURN(const ValueId x, Use(*moved, {val.count() / n, n}));
     LSTM_ASSIGN_OR_RETURN(const ValueId y, Add("", ReduceOp{kind}, {x}));
     out = Computed(y, shape, val);
+  }
+  if (all_steps) {
+    LSTM_ASSIGN_OR_RETURN(const ValPtr end, Accumulated(*out, kind));
+    out = Reshaped(*end, shape);
   }
   auto named = std::make_shared<Val>(*out);
   named->labels = labels;
@@ -104,8 +112,12 @@ absl::Status Lowering::LowerSoftmax(Call& call, bool log) {
   // Before opset 13 it runs over all axes from this one.
   int64_t n = file_.opset < 13 ? 1 : x.shape[static_cast<size_t>(axis)];
   for (int64_t a = axis; file_.opset < 13 && a < rank; ++a) n *= x.shape[static_cast<size_t>(a)];
-  if (x.time == axis || (file_.opset < 13 && x.time >= axis)) return Refuse("runs over time: it needs the whole sequence");
   if (x.constant()) return Refuse("its input is a constant");
+  if (x.time == axis || (file_.opset < 13 && x.time >= axis)) {
+    // Before opset 13 other axes that run along with time must be of one item.
+    if (!whole_ || n != x.shape[static_cast<size_t>(axis)] || n != 1) return LooksAhead("runs over time: it needs the whole sequence");
+    return SoftmaxOverTime(call, log);
+  }
   LSTM_RETURN_IF_ERROR(Spend(x.count()));
   std::vector<int64_t> perm;
   for (int64_t a = 0; a < rank; ++a) perm.push_back(a);
@@ -130,13 +142,31 @@ absl::Status Lowering::LowerSoftmax(Call& call, bool log) {
   return absl::OkStatus();
 }
 
+// The largest of all steps in one pass, the sum of their powers in the next, the share of each in the last.
+absl::Status Lowering::SoftmaxOverTime(Call& call, bool log) {
+  const std::vector<int64_t> axis = {call[0].time};
+  const Origin each{-1, SequenceRead::kEach}, after{-1, SequenceRead::kAfter};
+  LSTM_ASSIGN_OR_RETURN(const ValPtr most, Reduced(call[0], ReduceKind::kMaximum, axis, true));
+  NewStage(-1);
+  LSTM_ASSIGN_OR_RETURN(const ValPtr below, Combine(ElementwiseKind::kSubtract, *Bring(call[0], each), *Bring(*most, after)));
+  LSTM_ASSIGN_OR_RETURN(const ValPtr power, Activated(*below, {ActivationKind::kExp}));
+  LSTM_ASSIGN_OR_RETURN(const ValPtr sum, Reduced(*power, ReduceKind::kSum, axis, true));
+  NewStage(-1);
+  ValPtr all = Bring(*sum, after);
+  if (log) {
+    LSTM_ASSIGN_OR_RETURN(all, Activated(*all, {ActivationKind::kLog}));
+  }
+  LSTM_ASSIGN_OR_RETURN(call.out[0], Combine(log ? ElementwiseKind::kSubtract : ElementwiseKind::kDivide, *Bring(log ? *below : *power, each), *all));
+  return absl::OkStatus();
+}
+
 absl::Status Lowering::LowerNorm(Call& call) {  // LayerNormalization
   const Val& x = call[0];
   const auto rank = static_cast<int64_t>(x.shape.size());
   int64_t axis = call.node.Int("axis", -1);
   if (axis < -rank || axis >= rank) return Refuse(absl::StrCat("axis is ", axis, " of ", rank));
   if (axis < 0) axis += rank;
-  if (x.time >= axis) return Refuse("runs over time: it needs the whole sequence");
+  if (x.time >= axis) return LooksAhead("runs over time: it needs the whole sequence");
   int64_t n = 1;
   for (int64_t a = axis; a < rank; ++a) n *= x.shape[static_cast<size_t>(a)];
   LayerNormOp op;

@@ -135,14 +135,25 @@ absl::Status Lowering::LowerExpand(Call& call, Shape target) {
   const int time = x.time < 0 ? -1 : x.time + shift;
   if (time >= 0) full[static_cast<size_t>(time)] = 1;
   for (int64_t n : full) {
-    if (IsTimeLength(n)) return Refuse("spreads a value over time, which no step knows the length of");
+    if (IsTimeLength(n) && !whole_) return LooksAhead("spreads a value over time, which no step knows the length of");
+  }
+  int spread = -1;  // a value that is the same in every step
+  for (size_t a = 0; a < full.size(); ++a) {
+    if (!IsTimeLength(full[a])) continue;
+    if (full[a] != kTime || spread >= 0 || time >= 0 || x.constant()) return LooksAhead("spreads a value over time");
+    spread = static_cast<int>(a);
+    full[a] = 1;
+  }
+  if (spread >= 0 && x.last && Here(x)) {  // the end, known when its stage has ended
+    LSTM_ASSIGN_OR_RETURN(call.in[0], Anew(call.in[0], {-1, SequenceRead::kAfter}));
+    return LowerExpand(call, std::move(target));
   }
   LSTM_RETURN_IF_ERROR(ElementCount(full).status());
   LSTM_RETURN_IF_ERROR(Spend(CheckedElementCount(full)));
   LSTM_ASSIGN_OR_RETURN(const Arrangement arrangement, Broadcast(x.shape, full));
   LSTM_ASSIGN_OR_RETURN(const ValPtr arranged, Arranged(x, arrangement, full));
   auto out = std::make_shared<Val>(*arranged);
-  out->time = time;
+  out->time = spread >= 0 ? spread : time;
   for (size_t a = 0; a < x.shape.size(); ++a) out->labels[a + static_cast<size_t>(shift)] = x.labels[a];
   call.out[0] = std::move(out);
   return absl::OkStatus();
