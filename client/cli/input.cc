@@ -19,7 +19,7 @@
 namespace lstm::client {
 namespace {
 
-bool IsIds(const v1::TensorSpec& spec) { return spec.type() != v1::FLOAT32; }
+bool IsIds(const v1::TensorSpec& spec) { return spec.type() == v1::INT32 || spec.type() == v1::INT64; }
 
 absl::Status AtLine(size_t line, const std::string& what) { return absl::InvalidArgumentError(absl::StrCat("line ", line, ": ", what)); }
 
@@ -33,6 +33,7 @@ v1::Tensor OneId(const std::string& name, int64_t id) {
 v1::Tensor FloatsOf(const std::string& name, const float* values, size_t n) {
   v1::Tensor tensor;
   tensor.set_name(name);
+  tensor.set_type(v1::FLOAT32);  // also where the model would take integers for them
   tensor.set_data(values, n * sizeof(float));
   return tensor;
 }
@@ -132,6 +133,7 @@ class NdjsonReader : public InputReader {
         if (values == nullptr) return AtLine(line_, absl::StrCat("has no '", spec.name(), "'"));
         v1::Tensor tensor;
         tensor.set_name(spec.name());
+        if (!IsIds(spec)) tensor.set_type(v1::FLOAT32);
         if (!Collect(*values, IsIds(spec), tensor)) return AtLine(line_, absl::StrCat("'", spec.name(), "' holds what is no number"));
         const int count = tensor.floats_size() + tensor.ints_size();
         if (count != ElementsOf(spec)) {
@@ -184,6 +186,28 @@ class RowsReader : public InputReader {
   size_t at_ = 0;
 };
 
+// Samples of 16 bits as they are.
+class PcmReader : public InputReader {
+ public:
+  PcmReader(const v1::TensorSpec& spec, std::vector<int16_t> samples) : spec_(spec), samples_(std::move(samples)) {}
+
+  absl::StatusOr<std::optional<InputStep>> Next() override {
+    const auto width = static_cast<size_t>(ElementsOf(spec_));
+    if (at_ + width > samples_.size()) return std::nullopt;
+    v1::Tensor tensor;
+    tensor.set_name(spec_.name());
+    tensor.set_type(v1::INT16);
+    tensor.set_data(samples_.data() + at_, width * sizeof(int16_t));
+    at_ += width;
+    return InputStep{{std::move(tensor)}, ""};
+  }
+
+ private:
+  const v1::TensorSpec spec_;
+  const std::vector<int16_t> samples_;
+  size_t at_ = 0;
+};
+
 absl::StatusOr<std::unique_ptr<InputReader>> OpenNpy(const std::string& path, const v1::TensorSpec& spec) {
   LSTM_ASSIGN_OR_RETURN(const core::NpyArray array, core::ReadNpy(path));
   const int64_t width = ElementsOf(spec), count = core::CheckedElementCount(array.shape);
@@ -201,11 +225,18 @@ absl::StatusOr<std::unique_ptr<InputReader>> OpenWav(const std::string& path, co
   if (file == nullptr) return absl::InvalidArgumentError(absl::StrCat("'", path, "': ", sf_strerror(nullptr)));
   const std::unique_ptr<SNDFILE, decltype(&sf_close)> guard(file, sf_close);
   if (info.channels != 1) return absl::InvalidArgumentError(absl::StrCat("'", path, "' has ", info.channels, " channels, expected 1"));
-  std::vector<float> samples(static_cast<size_t>(std::max<sf_count_t>(info.frames, 0)));
+  // The last frame is filled up with silence.
+  const auto width = static_cast<size_t>(ElementsOf(spec)), frames = static_cast<size_t>(std::max<sf_count_t>(info.frames, 0));
+  if (spec.type() == v1::INT16) {
+    sf_command(file, SFC_SET_SCALE_FLOAT_INT_READ, nullptr, SF_TRUE);  // of a file of floats, too
+    std::vector<int16_t> samples(frames);
+    samples.resize(static_cast<size_t>(sf_readf_short(file, samples.data(), static_cast<sf_count_t>(frames))));
+    samples.resize((samples.size() + width - 1) / width * width);
+    return std::make_unique<PcmReader>(spec, std::move(samples));
+  }
+  std::vector<float> samples(frames);
   const sf_count_t read = sf_readf_float(file, samples.data(), static_cast<sf_count_t>(samples.size()));
   samples.resize(static_cast<size_t>(read));
-  // The last frame is filled up with silence.
-  const auto width = static_cast<size_t>(ElementsOf(spec));
   samples.resize((samples.size() + width - 1) / width * width);
   return std::make_unique<RowsReader>(spec, std::move(samples));
 }

@@ -13,13 +13,16 @@ namespace {
 
 nlohmann::ordered_json Json(const v1::TensorSpec& spec) {
   nlohmann::ordered_json json = {{"name", spec.name()}, {"type", v1::DataType_Name(spec.type())}};
+  if (spec.once()) json["once"] = true;
+  if (spec.optional()) json["optional"] = true;
+  if (spec.scale() != 0) json["scale"] = spec.scale(), json["offset"] = spec.offset();
   json["shape"] = std::vector<int64_t>(spec.shape().begin(), spec.shape().end());
   return json;
 }
 
 std::string Text(const google::protobuf::RepeatedPtrField<v1::TensorSpec>& specs) {
   return absl::StrJoin(specs, ", ", [](std::string* out, const v1::TensorSpec& s) {
-    absl::StrAppend(out, s.name(), " ", v1::DataType_Name(s.type()), "[", absl::StrJoin(s.shape(), ", "), "]");
+    absl::StrAppend(out, s.name(), " ", v1::DataType_Name(s.type()), "[", absl::StrJoin(s.shape(), ", "), "]", s.once() ? " once" : "", s.optional() ? " (optional)" : "");
   });
 }
 
@@ -39,6 +42,10 @@ absl::Status Run(const Connection& connection, bool json) {
       std::cout << model.name() << "  version " << Versions(model) << ", " << model.parameters() << " parameters, "
                 << model.state_bytes() << " bytes of state a session\n  " << model.description() << "\n  in:    " << Text(model.inputs())
                 << "\n  out:   " << Text(model.outputs()) << "\n  state: " << Text(model.state()) << "\n";
+      if (!model.not_streamable().empty()) std::cout << "  no sessions: " << model.not_streamable() << "\n";
+      if (model.predict_outputs_size() > 0) {
+        std::cout << "  whole sequences, in:  " << Text(model.predict_inputs()) << "\n  whole sequences, out: " << Text(model.predict_outputs()) << "\n";
+      }
       continue;
     }
     nlohmann::ordered_json one = {{"name", model.name()}};
@@ -46,10 +53,11 @@ absl::Status Run(const Connection& connection, bool json) {
     one["latest"] = model.latest();
     one["pinned"] = nlohmann::ordered_json::array();
     for (const v1::PinnedVersion& pinned : model.pinned()) one["pinned"].push_back(pinned.version());
-    for (const auto& [key, specs] : {std::pair{"inputs", &model.inputs()}, {"outputs", &model.outputs()}, {"state", &model.state()}}) {
+    for (const auto& [key, specs] : {std::pair{"inputs", &model.inputs()}, {"outputs", &model.outputs()}, {"state", &model.state()}, {"predict_inputs", &model.predict_inputs()}, {"predict_outputs", &model.predict_outputs()}}) {
       one[key] = nlohmann::ordered_json::array();
       for (const v1::TensorSpec& spec : *specs) one[key].push_back(Json(spec));
     }
+    if (!model.not_streamable().empty()) one["not_streamable"] = model.not_streamable();
     all.push_back(one);
   }
   if (json) std::cout << nlohmann::ordered_json{{"models", all}}.dump() << "\n";

@@ -7,13 +7,17 @@
 #include <future>
 #include <iostream>
 
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "client/cli/command.h"
 #include "client/cli/file.h"
 #include "client/cli/input.h"
 #include "client/cli/output.h"
 #include "client/cpp/session.h"
 #include "client/cpp/stream.h"
+#include "core/base/npy.h"
 #include "core/base/status_macros.h"
 
 namespace lstm::client {
@@ -24,7 +28,7 @@ using Instant = std::chrono::steady_clock::time_point;
 struct Options {
   std::string model, version, format;
   std::vector<std::string> files = {"-"};
-  std::vector<std::string> traces;
+  std::vector<std::string> traces, once;
   OutputOptions output;
   uint32_t turn = 1;
   v1::Durability durability = v1::DURABILITY_UNSPECIFIED;
@@ -155,6 +159,9 @@ absl::Status RunStream(const Connection& connection, const Options& options) {
   }
   LSTM_ASSIGN_OR_RETURN(auto client, connection.Connect());
   LSTM_ASSIGN_OR_RETURN(const v1::ModelInfo model, client->GetModel(options.model, options.version));
+  if (!model.not_streamable().empty()) {
+    return absl::FailedPreconditionError(absl::StrCat("model '", options.model, "' has no sessions: ", model.not_streamable(), ". `lstm-client predict` computes whole sequences with it"));
+  }
   LSTM_ASSIGN_OR_RETURN(auto writer, OpenOutput(options.output, model));
   LSTM_ASSIGN_OR_RETURN(auto stream, client->OpenStream());
   std::vector<Feed> feeds;
@@ -185,9 +192,47 @@ absl::Status RunStream(const Connection& connection, const Options& options) {
   return status.ok() ? finished : status;
 }
 
+// NAME=NUMBER[,NUMBER ...] or NAME=FILE.npy.
+absl::StatusOr<std::vector<v1::Tensor>> ReadOnce(const std::vector<std::string>& texts, const v1::ModelInfo& model) {
+  std::vector<v1::Tensor> out;
+  for (const std::string& text : texts) {
+    const std::pair<std::string, std::string> parts = absl::StrSplit(text, absl::MaxSplits('=', 1));
+    const auto spec = std::find_if(model.predict_inputs().begin(), model.predict_inputs().end(), [&](const v1::TensorSpec& s) { return s.once() && s.name() == parts.first; });
+    if (spec == model.predict_inputs().end()) return absl::InvalidArgumentError(absl::StrCat("--once ", text, ": the model has no such input"));
+    std::vector<double> values;
+    if (absl::EndsWith(parts.second, ".npy")) {
+      LSTM_ASSIGN_OR_RETURN(const core::NpyArray array, core::ReadNpy(parts.second));
+      for (float v : array.ToFloats()) values.push_back(static_cast<double>(v));
+    } else {
+      for (absl::string_view number : absl::StrSplit(parts.second, ',')) {
+        if (!absl::SimpleAtod(number, &values.emplace_back())) return absl::InvalidArgumentError(absl::StrCat("--once ", text, ": expected NAME=NUMBER,NUMBER,... or NAME=FILE.npy"));
+      }
+    }
+    v1::Tensor& tensor = out.emplace_back();
+    tensor.set_name(parts.first);
+    for (double v : values) {
+      if (spec->type() == v1::INT32) tensor.add_ints(static_cast<int64_t>(v));
+      if (spec->type() != v1::INT32) tensor.add_floats(static_cast<float>(v));
+    }
+  }
+  return out;
+}
+
 absl::Status RunPredict(const Connection& connection, const Options& options) {
   LSTM_ASSIGN_OR_RETURN(auto client, connection.Connect());
-  LSTM_ASSIGN_OR_RETURN(const v1::ModelInfo model, client->GetModel(options.model, options.version));
+  LSTM_ASSIGN_OR_RETURN(v1::ModelInfo model, client->GetModel(options.model, options.version));
+  const bool whole = model.predict_outputs_size() > 0;
+  std::vector<v1::Tensor> once;
+  if (whole) {
+    LSTM_ASSIGN_OR_RETURN(once, ReadOnce(options.once, model));
+    model.mutable_inputs()->Clear();
+    for (const v1::TensorSpec& spec : model.predict_inputs()) {
+      if (!spec.once()) *model.add_inputs() = spec;
+    }
+    *model.mutable_outputs() = model.predict_outputs();
+  } else if (!options.once.empty()) {
+    return absl::InvalidArgumentError("--once: the model has no inputs that come once for a sequence");
+  }
   LSTM_ASSIGN_OR_RETURN(auto writer, OpenOutput(options.output, model));
   LSTM_ASSIGN_OR_RETURN(auto reader, OpenInput(options.files[0], options.format, model));
   std::vector<InputStep> steps;
@@ -203,15 +248,30 @@ absl::Status RunPredict(const Connection& connection, const Options& options) {
   request.set_version(options.version);
   request.set_steps(joined.steps());
   request.mutable_inputs()->Swap(joined.mutable_inputs());
+  for (v1::Tensor& tensor : once) *request.add_inputs() = std::move(tensor);
   for (const std::string& trace : options.traces) request.mutable_options()->add_traces(trace);
   const auto begin = std::chrono::steady_clock::now();
   LSTM_ASSIGN_OR_RETURN(v1::PredictResponse response, client->Predict(request));
   const double micros = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count();
-  v1::Result result;
-  result.mutable_outputs()->Swap(response.mutable_outputs());
-  for (uint32_t row = 0; row < steps.size(); ++row) {
+  v1::Result result, of_all;  // step by step, and for the sequence
+  for (v1::Tensor& tensor : *response.mutable_outputs()) {
+    bool each = true;
+    for (const v1::TensorSpec& spec : model.predict_outputs()) each = each && (spec.name() != tensor.name() || !spec.once());
+    if (!each) tensor.mutable_shape()->Clear();  // one row
+    *(each ? result : of_all).add_outputs() = std::move(tensor);
+  }
+  if (of_all.outputs_size() > 0) {
+    const std::string& select = options.output.select;
+    const bool all = select.empty() && result.outputs_size() == 0;
+    const bool npy = options.output.path.size() > 4 && options.output.path.substr(options.output.path.size() - 4) == ".npy";
+    const bool selected = std::any_of(of_all.outputs().begin(), of_all.outputs().end(), [&](const v1::Tensor& t) { return t.name() == select; });
+    if (npy && (all || selected || model.outputs(0).once())) result.Clear();
+    if (npy && result.outputs_size() > 0) of_all.Clear();
+  }
+  for (uint32_t row = 0; result.outputs_size() > 0 && row < steps.size(); ++row) {
     LSTM_RETURN_IF_ERROR(writer->Write({row, "", steps[row].shown, &result, row, micros}));
   }
+  if (of_all.outputs_size() > 0) LSTM_RETURN_IF_ERROR(writer->Write({steps.size() - 1, "whole", "", &of_all, 0, micros}));
   return writer->Finish();
 }
 
@@ -225,6 +285,7 @@ void Describe(CLI::App* command, Options& o, bool several) {
     command->add_option("--resume", o.resume, "Go on with the session whose handle --save wrote")->type_name("FILE");
   } else {
     command->add_option("FILE", o.files, "Input; '-' is standard input")->expected(1);
+    command->add_option("--once", o.once, "NAME=NUMBER,... or NAME=FILE.npy: an input that comes once for the sequence; may be repeated")->allow_extra_args(false);
   }
   command->add_option("--version", o.version, "Version of the model; default: the newest");
   command->add_option("--format", o.format, "text, csv, ndjson, npy or wav; default: by the file's ending");

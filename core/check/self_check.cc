@@ -20,7 +20,7 @@ constexpr int kSizes[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256, 51
 // A batch of equal rows: the initial state, every number of every input the same.
 class Batch {
  public:
-  explicit Batch(const StepProgram& program) : program_(program), scratch_(program.MakeScratch()) {
+  Batch(const StepProgram& program, bool any_state) : program_(program), any_state_(any_state), scratch_(program.MakeScratch()), begin_(program.state_floats()) {
     const auto rows = static_cast<size_t>(program.max_batch());
     state_ = AlignedBuffer<float>(rows * program.state_floats());
     for (const auto& port : program.inputs()) inputs_.emplace_back(port.step_bytes / sizeof(float));
@@ -35,6 +35,8 @@ class Batch {
   }
 
   void Fill(float number) {
+    std::copy(program_.initial_state().begin(), program_.initial_state().end(), begin_.data());
+    if (any_state_) std::fill(begin_.span().begin(), begin_.span().end(), number);
     for (size_t i = 0; i < inputs_.size(); ++i) {
       const bool ids = program_.inputs()[i].dtype == DType::kI32;  // id 0 is all zero bits
       std::fill(inputs_[i].span().begin(), inputs_[i].span().end(), ids ? 0.0f : number);
@@ -44,7 +46,7 @@ class Batch {
   absl::Status Run(size_t rows) {
     std::vector<StepRow> batch;
     for (size_t r = 0; r < rows; ++r) {
-      batch.push_back({program_.initial_state().data(), state_.data() + r * program_.state_floats(), input_pointers_.data(),
+      batch.push_back({begin_.data(), state_.data() + r * program_.state_floats(), input_pointers_.data(),
                        output_pointers_.data() + r * program_.outputs().size()});
     }
     return program_.Run(batch, *scratch_);
@@ -62,7 +64,9 @@ class Batch {
 
  private:
   const StepProgram& program_;
+  const bool any_state_;
   const std::unique_ptr<StepProgram::Scratch> scratch_;
+  AlignedBuffer<float> begin_;
   AlignedBuffer<float> state_;
   std::vector<AlignedBuffer<float>> inputs_, outputs_;
   std::vector<const std::byte*> input_pointers_;
@@ -75,8 +79,8 @@ bool AllFinite(const std::vector<float>& values) {
 
 }  // namespace
 
-absl::Status SelfCheck(const StepProgram& program) {
-  Batch batch(program);
+absl::Status SelfCheck(const StepProgram& program, bool any_state) {
+  Batch batch(program, any_state);
   std::optional<std::vector<float>> alone;
   // A model may have no answer to zeros, one that takes a logarithm for one.
   for (const float number : {0.5f, 0.0f, 1.0f}) {

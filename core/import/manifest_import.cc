@@ -128,6 +128,7 @@ absl::Status AddInputs(ModelBuilder& builder, const pb::Manifest& manifest) {
     Port port{.name = input.name()};
     port.labels.assign(input.labels().begin(), input.labels().end());
     port.uses_vocabulary = input.uses_vocabulary();
+    LSTM_ASSIGN_OR_RETURN(port.wire, ReadWire(input));
     const bool ids = input.type() == pb::Input::INT32;
     if (ids && input.shape_size() > 0) {
       return absl::InvalidArgumentError(absl::StrCat("input '", input.name(), "': INT32 inputs are one id a step, expected no shape"));

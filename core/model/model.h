@@ -175,12 +175,20 @@ struct StateTensor {
   std::vector<float> initial;  // empty: zeros
 };
 
+// How the numbers of a float input may travel beside as they are: a model sees scale * x + offset.
+struct Wire {
+  enum Type { kFloat32, kInt16, kUint8 } type = kFloat32;
+  float scale = 1;
+  float offset = 0;
+};
+
 struct Port {  // an input or output of the model
   std::string name;
   ValueId value = -1;
   int64_t limit = 0;  // kI32 inputs: ids lie in [0, limit)
   std::vector<std::string> labels = {};
   bool uses_vocabulary = false;
+  Wire wire = {};
 };
 
 struct Vocabulary {
@@ -189,7 +197,9 @@ struct Vocabulary {
   std::optional<int64_t> unknown;
 };
 
-// Immutable once it left the builder.
+struct SequenceModel;  // core/model/sequence.h
+
+// Immutable once it left the builder. One that cannot run a step at a time has no values and nodes, only `sequence`.
 struct Model {
   std::string name;
   std::string version;
@@ -202,6 +212,8 @@ struct Model {
   std::vector<Port> outputs;
   std::optional<Vocabulary> vocabulary;
   uint64_t parameters = 0;  // trained numbers
+  std::shared_ptr<const SequenceModel> sequence;  // how whole sequences are computed, where that is more than their steps
+  std::string not_streamable;                     // why it has no steps; empty: it has
 };
 
 }  // namespace lstm::core

@@ -149,6 +149,10 @@ absl::StatusOr<Model> ModelBuilder::Build() && {
     return absl::InvalidArgumentError(absl::StrCat("the model has ", model_.inputs.size(), " inputs, ", model_.nodes.size(), " layers and ",
                                                    model_.outputs.size(), " outputs, expected at least one of each"));
   }
+  return std::move(*this).BuildStage();
+}
+
+absl::StatusOr<Model> ModelBuilder::BuildStage() && {
   // Every step of every row has room for all of these, and a file of a few bytes can declare any sizes.
   int64_t elements = 0;
   for (const Value& value : model_.values) elements += CheckedElementCount(value.shape);

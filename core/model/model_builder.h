@@ -29,6 +29,8 @@ class ModelBuilder {
 
   // The value called `name`, or NOT_FOUND.
   absl::StatusOr<ValueId> Find(const std::string& name) const;
+  const std::string& state_name(StateId id) const { return model_.state[static_cast<size_t>(id)].name; }
+  bool empty() const { return model_.nodes.empty(); }
   const Value& value(ValueId id) const { return model_.values[static_cast<size_t>(id)]; }
 
   // Everything but the ports, nodes and state may be set here: name, description, hash, vocabulary.
@@ -37,6 +39,8 @@ class ModelBuilder {
   // Checks the whole: at least one input, node and output; values and states not much larger than the weights; vocabulary
   // sizes agree with the ports that use it. Sets ids' limits from the embeddings that read them.
   absl::StatusOr<Model> Build() &&;
+  // A stage of a sequence model: it may do without inputs and outputs, for it has states that others read.
+  absl::StatusOr<Model> BuildStage() &&;
 
  private:
   Model model_;

@@ -36,7 +36,10 @@ class CompiledProgram : public StepProgram {
     const Engine engine = ResolveEngine(options.engine);
     LayOutState();
     LSTM_RETURN_IF_ERROR(CheckStateOwners());
-    for (const core::Port& port : model_->inputs) inputs_.push_back(PortOf(port.name, port.value, port.limit));
+    for (const core::Port& port : model_->inputs) {
+      inputs_.push_back(PortOf(port.name, port.value, port.limit));
+      inputs_.back().wire = port.wire;
+    }
     for (const core::Port& port : model_->outputs) AddOutput(PortOf(port.name, port.value, 0), {port.value, -1});
     for (const Node& node : model_->nodes) {
       AddOutput(PortOf(model_->values[static_cast<size_t>(node.output)].name, node.output, 0), {node.output, -1});

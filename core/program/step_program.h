@@ -38,6 +38,7 @@ class StepProgram {
     Shape shape;  // of one step
     size_t step_bytes;
     int64_t limit;  // kI32 inputs: ids lie in [0, limit), checked by the caller; 0: none
+    Wire wire = {};  // inputs: how they may travel; the caller makes floats of them
   };
 
   // Everything that one thread needs to run the program. Confined to one thread.

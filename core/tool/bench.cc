@@ -123,7 +123,9 @@ absl::StatusOr<Cost> Measure(const StepProgram& program, int batch, double secon
 
 absl::Status Run(const Options& options) {
   const int largest = *std::max_element(options.batches.begin(), options.batches.end());
-  LSTM_ASSIGN_OR_RETURN(const auto program, LoadProgram(options.directory, {.max_batch = largest, .engine = options.engine}, nullptr));
+  LSTM_ASSIGN_OR_RETURN(const Loaded loaded, LoadProgram(options.directory, {.max_batch = largest, .engine = options.engine}, nullptr));
+  const auto& program = loaded.steps;
+  if (!program) return absl::FailedPreconditionError(absl::StrCat("there are no steps to measure: ", loaded.model->not_streamable));
   if (!options.json) {
     std::cout << "numerics " << program->numerics_id() << "\nlayers\n";
     for (const std::string& line : program->engines()) std::cout << "  " << line << "\n";

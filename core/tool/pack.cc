@@ -54,11 +54,14 @@ absl::Status Fill(const fs::path& source, const std::vector<std::string>& files,
   }
   LSTM_RETURN_IF_ERROR(Write(partial / HashList::kName, std::as_bytes(std::span(list))));
   ImportNotes notes;
-  LSTM_ASSIGN_OR_RETURN(const auto program, LoadProgram(partial.string(), {.max_batch = 64, .engine = options.engine}, &notes));
-  LSTM_RETURN_IF_ERROR(SelfCheck(*program));
-  if (!options.recorded.inputs.empty()) LSTM_RETURN_IF_ERROR(VerifyRecorded(*program, options.recorded));
+  LSTM_ASSIGN_OR_RETURN(const Loaded loaded, LoadProgram(partial.string(), {.max_batch = 64, .engine = options.engine}, &notes));
+  if (loaded.steps) LSTM_RETURN_IF_ERROR(SelfCheck(*loaded.steps));
+  if (loaded.sequence) {
+    for (const auto& stage : loaded.sequence->stages()) LSTM_RETURN_IF_ERROR(SelfCheck(*stage, /*any_state=*/true));
+  }
+  if (!options.recorded.inputs.empty()) LSTM_RETURN_IF_ERROR(VerifyRecorded(loaded, options.recorded));
   for (const std::string& name : notes.unused) std::cout << "not used by any layer: tensor '" << name << "'\n";
-  std::cout << "model hash " << absl::BytesToHexString(program->model().hash) << "\n" << list;
+  std::cout << "model hash " << absl::BytesToHexString(loaded.model->hash) << "\n" << list;
   return absl::OkStatus();
 }
 

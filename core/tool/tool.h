@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "core/base/engine.h"
 #include "core/import/manifest_import.h"
+#include "core/program/sequence_program.h"
 #include "core/program/step_program.h"
 
 namespace CLI {
@@ -18,9 +19,16 @@ class App;
 // Private to lstm-model: looks at models before they are served.
 namespace lstm::core {
 
-// A model directory, DIR/<model>/<version> or any other, or an ONNX file, compiled as the server would.
-absl::StatusOr<std::shared_ptr<const StepProgram>> LoadProgram(const std::string& directory, const StepProgram::Options& options, ImportNotes* notes,
-                                                               const std::map<std::string, onnx::Tensor>& given = {});
+// A model as the server would compile it: steps, whole sequences, or both.
+struct Loaded {
+  std::shared_ptr<const Model> model;
+  std::shared_ptr<const StepProgram> steps;         // null: it is of whole sequences alone
+  std::shared_ptr<const SequenceProgram> sequence;  // null: it is its steps
+};
+
+// A model directory, DIR/<model>/<version> or any other, or an ONNX file.
+absl::StatusOr<Loaded> LoadProgram(const std::string& directory, const StepProgram::Options& options, ImportNotes* notes,
+                                   const std::map<std::string, onnx::Tensor>& given = {});
 
 // --engine, as the server has it.
 void AddEngineOption(CLI::App& command, Engine& engine);
@@ -36,8 +44,11 @@ struct Recorded {
 // difference, relative where the expected number is above 1.
 absl::Status Replay(const StepProgram& program, const Recorded& recorded, std::vector<double>& worst);
 
+// The same of a whole sequence; `expected` is then all that an output gives, or nothing.
+absl::Status ReplayWhole(const std::shared_ptr<const SequenceProgram>& program, const Recorded& recorded, std::vector<double>& worst);
+
 // Says how each output compares. FAILED_PRECONDITION where one is further off than `tolerance`.
-absl::Status Judge(const StepProgram& program, const std::vector<double>& worst, const std::vector<bool>& compared, double tolerance);
+absl::Status Judge(const std::vector<std::string>& names, const std::vector<double>& worst, const std::vector<bool>& compared, double tolerance);
 
 // The test data that ONNX keeps beside a model: DIR/input_0.pb ... and output_0.pb ..., in DIR or in DIR/test_data_set_0.
 absl::Status VerifyOnnxData(const std::string& model, const std::string& data, const StepProgram::Options& options, double tolerance);
@@ -48,7 +59,7 @@ struct VerifyOptions {
 };
 void AddRecordedOptions(CLI::App& command, VerifyOptions& options);
 // Replays what was recorded and judges it.
-absl::Status VerifyRecorded(const StepProgram& program, const VerifyOptions& options);
+absl::Status VerifyRecorded(const Loaded& loaded, const VerifyOptions& options);
 
 void AddInspectCommand(CLI::App& app, absl::Status& result);
 void AddVerifyCommand(CLI::App& app, absl::Status& result);

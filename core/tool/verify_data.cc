@@ -81,6 +81,73 @@ absl::StatusOr<std::map<std::string, onnx::Tensor>> ReadSet(const std::filesyste
   return out;
 }
 
+// Whole sequences: every item of the batch is one, with its own length and its own begin.
+absl::Status VerifyWhole(const Loaded& loaded, const ImportNotes& notes, const std::map<std::string, onnx::Tensor>& given, const std::map<std::string, onnx::Tensor>& expected, double tolerance) {
+  const SequenceModel& sequence = *loaded.model->sequence;
+  int64_t steps = 1, batch = 1;
+  bool time_first = true;
+  std::vector<Axes> axes(sequence.inputs.size());
+  for (const bool once : {false, true}) {  // those of each step say what the batch is
+    for (size_t i = 0; i < sequence.inputs.size(); ++i) {
+      const SequencePort& port = sequence.inputs[i];
+      const auto it = given.find(port.name);
+      if (port.once != once || (it == given.end() && port.optional)) continue;
+      if (it == given.end()) return absl::NotFoundError(absl::StrCat("there is no data for input '", port.name, "'"));
+      const Shape& shape = it->second.shape;
+      const auto wrong = absl::InvalidArgumentError(absl::StrCat("data of input '", port.name, "' has shape ", ShapeString(shape), once ? ", not a batch of " : ", not a batch of steps of ", ShapeString(port.shape)));
+      if (!once) {
+        const auto time = notes.onnx.time.find(port.name);
+        if (time == notes.onnx.time.end() || time->second >= static_cast<int>(shape.size())) return wrong;
+        steps = shape[static_cast<size_t>(time->second)];
+        const int64_t width = CheckedElementCount(port.shape);
+        const auto count = static_cast<int64_t>(it->second.size());
+        if (steps < 1 || count < 1 || count % (steps * width) != 0) return wrong;
+        batch = count / (steps * width);
+      }
+      if (!Find(shape, port.shape, once ? 1 : steps, batch, time_first, !once, axes[i])) return wrong;
+      if (!once) time_first = axes[i].batch < 0 || axes[i].time < axes[i].batch;
+    }
+  }
+  std::vector<double> worst(sequence.outputs.size(), 0);
+  std::vector<bool> compared(sequence.outputs.size(), false);
+  std::vector<std::string> names;
+  for (const SequencePort& port : sequence.outputs) names.push_back(port.name);
+  for (int64_t item = 0; item < batch; ++item) {
+    Recorded recorded;
+    recorded.steps = static_cast<uint64_t>(steps);
+    for (size_t i = 0; i < sequence.inputs.size(); ++i) {
+      auto& bytes = recorded.inputs.emplace_back();
+      const auto it = given.find(sequence.inputs[i].name);
+      if (it == given.end()) continue;
+      for (double v : Item(it->second, axes[i], item, sequence.inputs[i].once ? 1 : steps)) {
+        const auto f = static_cast<float>(v);
+        const auto id = static_cast<int32_t>(v);
+        const int64_t limit = sequence.inputs[i].limit;
+        const bool ids = sequence.inputs[i].dtype == DType::kI32;
+        if (ids && limit > 0 && (id < 0 || id >= limit)) return absl::InvalidArgumentError(absl::StrCat("data of input '", sequence.inputs[i].name, "' has id ", id));
+        const auto* from = ids ? reinterpret_cast<const std::byte*>(&id) : reinterpret_cast<const std::byte*>(&f);
+        bytes.insert(bytes.end(), from, from + sizeof(float));
+      }
+    }
+    for (size_t o = 0; o < sequence.outputs.size(); ++o) {
+      const SequencePort& port = sequence.outputs[o];
+      auto& rows = recorded.expected.emplace_back();
+      const auto it = expected.find(port.name);
+      if (it == expected.end()) continue;
+      Axes at;
+      if (!Find(it->second.shape, port.shape, steps, batch, time_first, !port.once, at)) {
+        return absl::InvalidArgumentError(absl::StrCat("data of output '", port.name, "' has shape ", ShapeString(it->second.shape), ", expected ", batch, " of ", steps, " steps of ", ShapeString(port.shape)));
+      }
+      for (double v : Item(it->second, at, item, port.once ? 1 : steps)) rows.push_back(static_cast<float>(v));
+      compared[o] = true;
+    }
+    LSTM_RETURN_IF_ERROR(ReplayWhole(loaded.sequence, recorded, worst));
+  }
+  std::cout << batch << (batch == 1 ? " sequence of " : " sequences of ") << steps << " steps, whole; alone and in a batch: the same bits\n";
+  if (std::find(compared.begin(), compared.end(), true) == compared.end()) return absl::InvalidArgumentError("the data has none of the model's outputs");
+  return Judge(names, worst, compared, tolerance);
+}
+
 }  // namespace
 
 absl::Status VerifyOnnxData(const std::string& model, const std::string& data, const StepProgram::Options& options, double tolerance) {
@@ -98,7 +165,9 @@ absl::Status VerifyOnnxData(const std::string& model, const std::string& data, c
   LSTM_ASSIGN_OR_RETURN(const auto expected, ReadSet(set, "output", output_names));
   if (given.empty() || expected.empty()) return absl::NotFoundError(absl::StrCat("'", set.string(), "' has no input_0.pb or no output_0.pb"));
   ImportNotes notes;
-  LSTM_ASSIGN_OR_RETURN(auto program, LoadProgram(model, options, &notes, given));
+  LSTM_ASSIGN_OR_RETURN(const Loaded loaded, LoadProgram(model, options, &notes, given));
+  if (loaded.sequence) return VerifyWhole(loaded, notes, given, expected, tolerance);
+  auto program = loaded.steps;
   int64_t steps = 1, batch = 1;
   bool time_first = true, timed = false;
   std::vector<Axes> axes(notes.onnx.data.size());
@@ -134,9 +203,11 @@ absl::Status VerifyOnnxData(const std::string& model, const std::string& data, c
       it->second.floats.assign(values.begin(), values.end());
     }
     if (item > 0 && !notes.onnx.states.empty()) {
-      LSTM_ASSIGN_OR_RETURN(program, LoadProgram(model, options, nullptr, own));
+      LSTM_ASSIGN_OR_RETURN(const Loaded anew, LoadProgram(model, options, nullptr, own));
+      program = anew.steps;
     } else if (!notes.onnx.states.empty() && batch > 1) {
-      LSTM_ASSIGN_OR_RETURN(program, LoadProgram(model, options, nullptr, own));
+      LSTM_ASSIGN_OR_RETURN(const Loaded anew, LoadProgram(model, options, nullptr, own));
+      program = anew.steps;
     }
     Recorded recorded;
     recorded.steps = static_cast<uint64_t>(steps);
@@ -170,7 +241,9 @@ absl::Status VerifyOnnxData(const std::string& model, const std::string& data, c
   }
   std::cout << batch << (batch == 1 ? " session of " : " sessions of ") << steps << (steps == 1 ? " step" : " steps") << ", step by step; alone and in a batch: the same bits\n";
   if (std::find(compared.begin(), compared.end(), true) == compared.end()) return absl::InvalidArgumentError("the data has none of the model's outputs");
-  return Judge(*program, worst, compared, tolerance);
+  std::vector<std::string> names;
+  for (size_t o = 0; o < program->declared_outputs(); ++o) names.push_back(program->outputs()[o].name);
+  return Judge(names, worst, compared, tolerance);
 }
 
 }  // namespace lstm::core

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include "absl/strings/str_cat.h"
 #include "server/models/model_repository.h"
 
 namespace lstm::server {
@@ -7,7 +8,11 @@ namespace {
 v1::TensorSpec Spec(const core::StepProgram::Port& port, const std::vector<std::string>& labels, bool uses_vocabulary) {
   v1::TensorSpec spec;
   spec.set_name(port.name);
-  spec.set_type(port.dtype == core::DType::kI32 ? v1::INT32 : v1::FLOAT32);
+  spec.set_type(port.dtype == core::DType::kI32 ? v1::INT32 : port.wire.type == core::Wire::kInt16 ? v1::INT16 : port.wire.type == core::Wire::kUint8 ? v1::UINT8 : v1::FLOAT32);
+  if (port.wire.type != core::Wire::kFloat32) {
+    spec.set_scale(port.wire.scale);
+    spec.set_offset(port.wire.offset);
+  }
   for (int64_t dim : port.shape) spec.add_shape(dim);
   spec.set_limit(port.limit);
   for (const std::string& label : labels) spec.add_labels(label);
@@ -15,16 +20,8 @@ v1::TensorSpec Spec(const core::StepProgram::Port& port, const std::vector<std::
   return spec;
 }
 
-}  // namespace
-
-v1::ModelInfo MakeModelInfo(const core::StepProgram& program) {
+void DescribeSteps(const core::StepProgram& program, v1::ModelInfo& info) {
   const core::Model& model = program.model();
-  v1::ModelInfo info;
-  info.set_name(model.name);
-  info.set_version(model.version);
-  info.set_model_hash(model.hash);
-  info.set_numerics_id(program.numerics_id());
-  info.set_description(model.description);
   for (size_t i = 0; i < model.inputs.size(); ++i) {
     *info.add_inputs() = Spec(program.inputs()[i], model.inputs[i].labels, model.inputs[i].uses_vocabulary);
   }
@@ -44,14 +41,43 @@ v1::ModelInfo MakeModelInfo(const core::StepProgram& program) {
     state_floats += static_cast<uint64_t>(core::CheckedElementCount(state.shape));
   }
   info.set_state_bytes(state_floats * sizeof(float));
+  for (const std::string& line : program.engines()) info.add_engines(line);
+}
+
+void DescribeSequence(const core::SequenceProgram& program, v1::ModelInfo& info) {
+  const auto spec = [](const core::SequencePort& port) {
+    v1::TensorSpec out = Spec({port.name, port.dtype, port.shape, 0, port.limit, port.wire}, port.labels, port.uses_vocabulary);
+    out.set_once(port.once);
+    out.set_optional(port.optional);
+    return out;
+  };
+  for (const core::SequencePort& port : program.sequence().inputs) *info.add_predict_inputs() = spec(port);
+  for (const core::SequencePort& port : program.sequence().outputs) *info.add_predict_outputs() = spec(port);
+  for (size_t s = 0; s < program.stages().size(); ++s) {
+    for (const std::string& line : program.stages()[s]->engines()) info.add_engines(absl::StrCat("whole sequence, pass ", s + 1, ": ", line));
+  }
+}
+
+}  // namespace
+
+v1::ModelInfo MakeModelInfo(const core::StepProgram* program, const core::SequenceProgram* sequence) {
+  const core::Model& model = program != nullptr ? program->model() : sequence->model();
+  v1::ModelInfo info;
+  info.set_name(model.name);
+  info.set_version(model.version);
+  info.set_model_hash(model.hash);
+  info.set_numerics_id(program != nullptr ? program->numerics_id() : sequence->numerics_id());
+  info.set_description(model.description);
   info.set_parameters(model.parameters);
+  info.set_not_streamable(model.not_streamable);
+  if (program != nullptr) DescribeSteps(*program, info);
+  if (sequence != nullptr) DescribeSequence(*sequence, info);
   if (model.vocabulary) {
     v1::Vocabulary& vocabulary = *info.mutable_vocabulary();
     vocabulary.set_unit(model.vocabulary->words ? v1::Vocabulary::WORD : v1::Vocabulary::CHARACTER);
     for (const std::string& token : model.vocabulary->tokens) vocabulary.add_tokens(token);
     if (model.vocabulary->unknown) vocabulary.set_unknown(*model.vocabulary->unknown);
   }
-  for (const std::string& line : program.engines()) info.add_engines(line);
   return info;
 }
 

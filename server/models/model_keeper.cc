@@ -156,37 +156,46 @@ absl::StatusOr<ServedModelPtr> ModelKeeper::Make(core::Model model, bool limited
   auto served = std::make_shared<ServedModel>();
   served->name = model.name;
   served->version = model.version;
-  served->program = SameBytes(model.hash);
-  if (served->program == nullptr) {
+  if (const ServedModelPtr same = SameBytes(model.hash)) {
+    served->program = same->program;
+    served->sequence = same->sequence;
+  } else {
     if (limited) LSTM_RETURN_IF_ERROR(Room(served->name));
-    LSTM_ASSIGN_OR_RETURN(served->program, core::StepProgram::Compile(std::make_shared<const core::Model>(std::move(model)), 
-                                                                            {.max_batch = options_.max_batch, .engine = options_.engine}));
-    LSTM_RETURN_IF_ERROR(core::SelfCheck(*served->program));
+    const auto shared = std::make_shared<const core::Model>(std::move(model));
+    const core::StepProgram::Options options{.max_batch = options_.max_batch, .engine = options_.engine};
+    if (shared->not_streamable.empty()) {
+      LSTM_ASSIGN_OR_RETURN(served->program, core::StepProgram::Compile(shared, options));
+      LSTM_RETURN_IF_ERROR(core::SelfCheck(*served->program));
+    }
+    if (shared->sequence) {
+      LSTM_ASSIGN_OR_RETURN(served->sequence, core::SequenceProgram::Compile(shared, options));
+      for (const auto& stage : served->sequence->stages()) LSTM_RETURN_IF_ERROR(core::SelfCheck(*stage, /*any_state=*/true));
+    }
   }
-  served->info = MakeModelInfo(*served->program);
+  served->info = MakeModelInfo(served->program.get(), served->sequence.get());
   served->info.set_name(served->name);
   served->info.set_version(served->version);
   return ServedModelPtr(std::move(served));
 }
 
-std::shared_ptr<const core::StepProgram> ModelKeeper::SameBytes(const std::string& hash) const {
+ServedModelPtr ModelKeeper::SameBytes(const std::string& hash) const {
   for (const auto& models : {repository_->open(), repository_->pinned()}) {
     for (const ServedModelPtr& model : models) {
-      if (model->info.model_hash() == hash) return model->program;
+      if (model->info.model_hash() == hash) return model;
     }
   }
   return nullptr;
 }
 
 absl::Status ModelKeeper::Room(const std::string& name) const {
-  std::set<const core::StepProgram*> live;
+  std::set<std::string> live;  // by their bytes
   size_t pinned = 0;
   for (const ServedModelPtr& model : repository_->open()) {
-    if (model->name == name) live.insert(model->program.get());
+    if (model->name == name) live.insert(model->info.model_hash());
   }
   const auto add = [&](const std::vector<ServedModelPtr>& models) {
     for (const ServedModelPtr& model : models) {
-      if (model->name == name && live.insert(model->program.get()).second) ++pinned;
+      if (model->name == name && live.insert(model->info.model_hash()).second) ++pinned;
     }
   };
   add(repository_->pinned());
@@ -275,8 +284,8 @@ void ModelKeeper::LoadMarked(const std::vector<ModelMark>& marks, Notes& notes) 
 
 bool ModelKeeper::Collect(const Forget& forget, Notes& notes) {
   for (ServedModelPtr& model : repository_->TakeUnused()) {
-    const bool shared = SameBytes(model->info.model_hash()) == model->program;
-    if (shared) continue;
+    const ServedModelPtr same = SameBytes(model->info.model_hash());
+    if (same && same->program == model->program && same->sequence == model->sequence) continue;
     forget(model);
     leaving_.push_back(std::move(model));
   }

@@ -90,7 +90,7 @@ class ModelKeeper {
   std::vector<ServedModelPtr> Choose(const std::string& name, Versions& versions, Notes& notes);
   ServedModelPtr Load(const std::string& name, uint32_t number, Version& version, Notes& notes);
   absl::StatusOr<ServedModelPtr> Make(core::Model model, bool limited) const;
-  std::shared_ptr<const core::StepProgram> SameBytes(const std::string& hash) const;
+  ServedModelPtr SameBytes(const std::string& hash) const;
   absl::Status Room(const std::string& name) const;
   void Publish(std::vector<ServedModelPtr> chosen, Notes& notes);
   void Take(Notes& notes);

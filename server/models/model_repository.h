@@ -10,17 +10,19 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "core/program/sequence_program.h"
 #include "core/program/step_program.h"
 #include "lstm/v1/model.pb.h"
 
 namespace lstm::server {
 
-// A model version that is loaded: its step program and how it presents itself. Immutable. Versions with the same bytes share
-// the program.
+// A model version that is loaded: its programs and how it presents itself. Immutable. Versions with the same bytes share
+// the programs.
 struct ServedModel {
   std::string name;
   std::string version;
-  std::shared_ptr<const core::StepProgram> program;
+  std::shared_ptr<const core::StepProgram> program;      // null: no session can be opened, it is of whole sequences alone
+  std::shared_ptr<const core::SequenceProgram> sequence;  // what Predict computes; null: the program, step by step
   v1::ModelInfo info;  // whole, with the vocabulary; what other versions there are is left out
 };
 using ServedModelPtr = std::shared_ptr<const ServedModel>;
@@ -74,8 +76,8 @@ class ModelRepository {
   std::atomic<uint64_t> loaded_{0}, not_loaded_{0};
 };
 
-// How a program presents itself to clients.
-v1::ModelInfo MakeModelInfo(const core::StepProgram& program);
+// How what is loaded of a model presents itself to clients; one of the two may be null.
+v1::ModelInfo MakeModelInfo(const core::StepProgram* program, const core::SequenceProgram* sequence);
 
 // [A-Za-z0-9_-]{1,64}
 bool IsModelName(const std::string& text);

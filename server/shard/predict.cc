@@ -11,9 +11,7 @@
 namespace lstm::server {
 namespace {
 
-absl::Status Prepare(const v1::PredictRequest& request, const ModelRepository& models, size_t max_answer_bytes,
-                     PredictCall& call) {
-  LSTM_ASSIGN_OR_RETURN(call.model, models.Find(request.model(), request.version()));
+absl::Status Prepare(const v1::PredictRequest& request, size_t max_answer_bytes, PredictCall& call) {
   const core::StepProgram& program = *call.model->program;
   LSTM_ASSIGN_OR_RETURN(call.selected, SelectOutputs(program, request.options()));
   call.state = core::AlignedBuffer<float>(program.state_floats());
@@ -35,12 +33,40 @@ absl::Status Prepare(const v1::PredictRequest& request, const ModelRepository& m
   return absl::OkStatus();
 }
 
+// Whole sequences: what the model reads and gives is that of the sequence.
+absl::Status PrepareSequence(const v1::PredictRequest& request, size_t max_answer_bytes, PredictCall& call, uint64_t& charge) {
+  const core::SequenceProgram& program = *call.model->sequence;
+  const core::SequenceModel& sequence = program.sequence();
+  if (request.initial_state_size() > 0 || request.return_state()) {
+    return absl::InvalidArgumentError("initial_state and return_state are of sessions; what this model begins from and ends with is among its predict_inputs and predict_outputs");
+  }
+  LSTM_ASSIGN_OR_RETURN(call.selected, SelectOutputs(sequence, request.options()));
+  std::vector<std::vector<std::byte>> inputs;
+  LSTM_ASSIGN_OR_RETURN(const uint32_t steps, DecodeSequence(sequence, request.inputs(), request.steps(), inputs));
+  if (steps == 0) return absl::InvalidArgumentError("steps is 0, expected at least 1");
+  call.last_step_only = request.options().last_step_only();
+  uint64_t answer = 0;
+  for (const uint32_t o : call.selected) answer += AnswerBytes(sequence.outputs[o], call.last_step_only ? 1 : steps);
+  if (answer > max_answer_bytes) {
+    return absl::InvalidArgumentError(absl::StrCat("the answer to ", steps, " steps has ", answer, " bytes, at most ", max_answer_bytes, " can be sent: select fewer outputs, or use last_step_only"));
+  }
+  charge = answer + core::SequenceRun::Bytes(program, steps);
+  for (const auto& input : inputs) charge += input.size();
+  call.record.steps = steps;
+  LSTM_ASSIGN_OR_RETURN(call.run, core::SequenceRun::Make(call.model->sequence, steps, std::move(inputs)));
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 void Shard::Predict(const v1::PredictRequest& request, v1::PredictResponse* response, PredictDone done) {
   if (draining_) return done(absl::UnavailableError("the server is going away; ask another, or again later"));
   auto call = std::make_unique<PredictCall>();
-  const absl::Status prepared = Prepare(request, *services_.models, options_.max_turn_answer_bytes, *call);
+  auto model = services_.models->Find(request.model(), request.version());
+  if (!model.ok()) return done(model.status());
+  call->model = *std::move(model);
+  if (call->model->sequence) return PredictSequence(request, response, std::move(call), std::move(done));
+  const absl::Status prepared = Prepare(request, options_.max_turn_answer_bytes, *call);
   if (!prepared.ok()) return done(prepared);
 
   const core::StepProgram& program = *call->model->program;
@@ -64,6 +90,22 @@ void Shard::Predict(const v1::PredictRequest& request, v1::PredictResponse* resp
   predicts_.emplace(response, std::move(call));
 }
 
+void Shard::PredictSequence(const v1::PredictRequest& request, v1::PredictResponse* response, std::unique_ptr<PredictCall> call, PredictDone done) {
+  uint64_t charge = 0;
+  const absl::Status prepared = PrepareSequence(request, options_.max_turn_answer_bytes, *call, charge);
+  if (!prepared.ok()) return done(prepared);
+  if (!budget_->TakeBytes(charge)) return done(absl::ResourceExhaustedError("no memory for this sequence now; try again later"));
+  TurnRecord& record = call->record;
+  call->steps = record.steps;
+  record.charged_bytes = charge;
+  record.predict = call.get();
+  call->response = response;
+  call->done = std::move(done);
+  call->run->Next(record);
+  engine_.Add(&record);
+  predicts_.emplace(response, std::move(call));
+}
+
 void Shard::ForgetPredict(const v1::PredictResponse* response) {
   const auto it = predicts_.find(response);
   if (it == predicts_.end()) return;
@@ -77,10 +119,17 @@ void Shard::ForgetPredict(const v1::PredictResponse* response) {
 void Shard::FinishPredict(TurnRecord* record) {
   PredictCall* call = record->predict;
   if (!record->status.ok() && !absl::IsInvalidArgument(record->status)) counters_.kernel_failures.Add();
+  if (record->status.ok() && call->run) {
+    call->run->Take(*record);
+    if (call->run->Next(*record)) return engine_.Add(record);
+    const core::SequenceModel& sequence = call->model->sequence->sequence();
+    for (const uint32_t o : call->selected) EncodeOutput(sequence.outputs[o], call->run->Output(o), call->steps, call->last_step_only, call->response->mutable_outputs());
+    record->steps = call->steps;
+  }
   if (record->status.ok()) {
     counters_.predicts.Add();
     counters_.predict_steps.Add(record->steps);
-    EncodeOutputs(*record->program, call->selected, record->answer_steps, record->answer, call->response->mutable_outputs());
+    if (!call->run) EncodeOutputs(*record->program, call->selected, record->answer_steps, record->answer, call->response->mutable_outputs());
     if (call->return_state) {
       EncodeState(*record->program, {record->new_state, call->state.size()}, call->response->mutable_state());
     }

@@ -128,7 +128,10 @@ class Shard {
   bool draining() const { return draining_; }
 
   // Lets go of what was kept for computing with a model that nothing here uses and nothing ever will again.
-  void Forget(const ServedModel& model) { engine_.Forget(model.program.get()); }
+  void Forget(const ServedModel& model) {
+    if (model.program) engine_.Forget(model.program.get());
+    for (size_t s = 0; model.sequence && s < model.sequence->stages().size(); ++s) engine_.Forget(model.sequence->stages()[s].get());
+  }
 
   // What was counted; the front has it brought up to date once a round.
   const ShardCounters& counters() const { return counters_; }
@@ -210,6 +213,7 @@ class Shard {
   void SettleBacklog(Session* session, TurnRecord& record);
   void TakeScratch(TurnRecord* record, size_t i);
   void GiveScratch(TurnRecord* record);
+  void PredictSequence(const v1::PredictRequest& request, v1::PredictResponse* response, std::unique_ptr<PredictCall> call, PredictDone done);
   void FinishPredict(TurnRecord* record);
 
   // shard_transfer.cc

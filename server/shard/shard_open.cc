@@ -76,6 +76,10 @@ absl::Status Shard::Understand(const v1::Open& open, Wanted& wanted, v1::Reason&
   if (wanted.model == nullptr) {
     LSTM_ASSIGN_OR_RETURN(wanted.model, services_.models->Find(open.model(), open.version()));
   }
+  if (wanted.model->program == nullptr) {
+    reason = v1::UNSUPPORTED;
+    return absl::UnimplementedError(absl::StrCat("model '", wanted.model->name, "' has no sessions: ", wanted.model->info.not_streamable(), ". Predict computes whole sequences with it"));
+  }
   reason = v1::INVALID;
   const core::StepProgram& program = *wanted.model->program;
   LSTM_ASSIGN_OR_RETURN(wanted.selected, SelectOutputs(program, open.options()));
@@ -252,6 +256,7 @@ absl::Status Shard::Adopt(Slot slot, const store::v1::SessionIdentity& identity)
   Wanted wanted;
   wanted.identity = identity;
   LSTM_ASSIGN_OR_RETURN(wanted.model, services_.models->FindHash(identity.model(), identity.version(), identity.model_hash()));
+  if (wanted.model->program == nullptr) return absl::DataLossError("the stored session is of a model that has no sessions");
   const core::StepProgram& program = *wanted.model->program;
   if (program.state_floats() != identity.state_floats()) return absl::DataLossError("the stored state is not as large as the model's");
   for (const std::string& name : identity.outputs()) {

@@ -173,6 +173,7 @@ absl::Status Shard::ReadImport(const v1::ImportSessionRequest& request, Wanted& 
   const store::v1::SessionIdentity& from = blob.identity();
   const absl::StatusOr<ServedModelPtr> model = services_.models->FindHash(from.model(), from.version(), from.model_hash());
   if (!model.ok()) return absl::FailedPreconditionError(absl::StrCat("blob: ", model.status().message()));
+  if ((*model)->program == nullptr) return absl::FailedPreconditionError("blob: its model has no sessions");
   const core::StepProgram& program = *(*model)->program;
   if (from.numerics_id() != program.numerics_id() && !from.accept_value_equal() && !request.accept_value_equal()) {
     return absl::FailedPreconditionError("blob: this server's engine gives other bits than the one that it comes from; accept_value_equal takes it all the same");

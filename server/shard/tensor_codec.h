@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "core/model/sequence.h"
 #include "core/program/step_program.h"
 #include "lstm/v1/session.pb.h"
 #include "lstm/v1/tensor.pb.h"
@@ -27,6 +28,14 @@ inline constexpr uint32_t kMaxStepsPerTurn = 1u << 20;
 // and sizes that disagree with the model; numbers that are not finite; ids out of range. `bytes` then means nothing.
 absl::StatusOr<uint32_t> DecodeInputs(const core::StepProgram& program, const Tensors& tensors, uint32_t steps,
                                       std::vector<std::byte>& bytes);
+
+// The inputs of a whole sequence, each by itself; those that are left out are empty. Returns T. Errors as above.
+absl::StatusOr<uint32_t> DecodeSequence(const core::SequenceModel& sequence, const Tensors& tensors, uint32_t steps,
+                                        std::vector<std::vector<std::byte>>& inputs);
+absl::StatusOr<std::vector<uint32_t>> SelectOutputs(const core::SequenceModel& sequence, const v1::OpenOptions& options);
+// Of one output of a sequence of so many steps.
+uint64_t AnswerBytes(const core::SequencePort& port, uint32_t steps);
+void EncodeOutput(const core::SequencePort& port, std::span<const std::byte> values, uint32_t steps, bool last_step_only, Tensors* tensors);
 
 // Overwrites the state tensors that `tensors` names in `state` [state_floats()]. INVALID_ARGUMENT as above.
 absl::Status DecodeState(const core::StepProgram& program, const Tensors& tensors, std::span<float> state);

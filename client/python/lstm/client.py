@@ -112,12 +112,13 @@ class Client:
         return self._infos[name, version]
 
     def predict(self, name, x, *, version="", initial_state=None, outputs=(), traces=(), last_step_only=False, return_state=False):
-        """A whole sequence [T, ...] without a session. With `return_state`: (outputs, {state tensor: array})."""
-        inputs, steps, single = tensors.encode(self.model(name, version).inputs, x)
+        """A whole sequence [T, ...] without a session; a dict by input name where there are several. With `return_state`: (outputs, {state tensor: array})."""
+        info = self.model(name, version)
+        inputs, steps, single = tensors.encode(info.predict_inputs or info.inputs, x)
         response = self._unary(self._stub.Predict, prediction_pb2.PredictRequest(
             model=name, version=version, steps=steps, inputs=inputs, initial_state=tensors.encode_state(initial_state), return_state=return_state,
             options=session_pb2.OpenOptions(outputs=outputs, traces=traces, last_step_only=last_step_only)))
-        y = tensors.decode(response.outputs, single or last_step_only)
+        y = tensors.decode(response.outputs, single or last_step_only, {s.name for s in info.predict_outputs if s.once})
         return (y, tensors.decode_state(response.state)) if return_state else y
 
     def session(self, model, *, version="", durability=0, window=0, ttl=0, outputs=(), traces=(), last_step_only=False, initial_state=None,

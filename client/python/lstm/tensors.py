@@ -5,7 +5,8 @@ import numpy as np
 from .errors import InvalidArgument
 from .v1 import tensor_pb2, model_pb2
 
-_DTYPES = {tensor_pb2.FLOAT32: np.dtype("<f4"), tensor_pb2.INT32: np.dtype("<i4"), tensor_pb2.INT64: np.dtype("<i8")}
+_DTYPES = {tensor_pb2.FLOAT32: np.dtype("<f4"), tensor_pb2.INT32: np.dtype("<i4"), tensor_pb2.INT64: np.dtype("<i8"),
+           tensor_pb2.INT16: np.dtype("<i2"), tensor_pb2.UINT8: np.dtype("u1")}
 
 
 def _one(spec, x):
@@ -13,11 +14,22 @@ def _one(spec, x):
     x = np.asarray(x)
     shape = tuple(spec.shape)
     single = x.shape == shape
+    if spec.once and not single:
+        raise InvalidArgument(f"input '{spec.name}': shape {list(x.shape)}, expected {list(shape)}, one for the sequence")
     if not single and x.shape[1:] != shape:
         raise InvalidArgument(f"input '{spec.name}': shape {list(x.shape)}, expected {list(shape)} or {['T', *shape]}")
-    if spec.type != tensor_pb2.FLOAT32 and not np.issubdtype(x.dtype, np.integer):
-        raise InvalidArgument(f"input '{spec.name}': {x.dtype} values, expected whole numbers")
-    kind = tensor_pb2.INT64 if spec.type != tensor_pb2.FLOAT32 else tensor_pb2.FLOAT32
+    integers = np.issubdtype(x.dtype, np.integer)
+    if spec.type in (tensor_pb2.INT32, tensor_pb2.INT64):
+        if not integers:
+            raise InvalidArgument(f"input '{spec.name}': {x.dtype} values, expected whole numbers")
+        kind = tensor_pb2.INT64
+    elif spec.type in (tensor_pb2.INT16, tensor_pb2.UINT8) and integers:  # floats are what the model sees of them
+        kind = spec.type
+        most = np.iinfo(_DTYPES[kind])
+        if x.size and (x.min() < most.min or x.max() > most.max):
+            raise InvalidArgument(f"input '{spec.name}': values from {x.min()} to {x.max()}, expected {most.min} to {most.max}")
+    else:
+        kind = tensor_pb2.FLOAT32
     data = np.ascontiguousarray(x, dtype=_DTYPES[kind])
     return tensor_pb2.Tensor(name=spec.name, type=kind, data=data.tobytes()), single, 1 if single else x.shape[0]
 
@@ -25,27 +37,33 @@ def _one(spec, x):
 def encode(specs, x):
     """(tensors, T, single step): `x` is an array, or a dict of arrays by input name."""
     if not isinstance(x, dict):
-        if len(specs) != 1:
+        needed = [s for s in specs if not s.optional]
+        if len(needed) == 1:
+            x = {needed[0].name: x}
+        elif len(specs) != 1:
             raise InvalidArgument(f"the model has {len(specs)} inputs, expected a dict with {[s.name for s in specs]}")
-        x = {specs[0].name: x}
+        else:
+            x = {specs[0].name: x}
     unknown = set(x) - {s.name for s in specs}
     if unknown:
         raise InvalidArgument(f"no input is called {sorted(unknown)}, expected {[s.name for s in specs]}")
-    missing = [s.name for s in specs if s.name not in x]
+    missing = [s.name for s in specs if s.name not in x and not s.optional]
     if missing:
         raise InvalidArgument(f"input {missing} is missing")
-    made = [_one(spec, x[spec.name]) for spec in specs]
-    if len({(m[1], m[2]) for m in made}) != 1:
-        raise InvalidArgument(f"inputs disagree in their steps: {[m[2] for m in made]}")
-    return [m[0] for m in made], made[0][2], made[0][1]
+    made = [_one(spec, x[spec.name]) for spec in specs if spec.name in x]
+    steps = [m for m, spec in zip(made, [s for s in specs if s.name in x]) if not spec.once]
+    if len({(m[1], m[2]) for m in steps}) != 1:
+        raise InvalidArgument(f"inputs disagree in their steps: {[m[2] for m in steps]}")
+    return [m[0] for m in made], steps[0][2], steps[0][1]
 
 
-def decode(tensors, single):
-    """One array where there is one output, else a dict; without the time axis where the turn was a single step."""
+def decode(tensors, single, once=()):
+    """One array where there is one output, else a dict; without the time axis where the turn was a single step. `once`: names of
+    outputs that have none."""
     out = {}
     for t in tensors:
         array = np.frombuffer(t.data, dtype=_DTYPES[t.type]).reshape(tuple(t.shape))
-        out[t.name] = array[0] if single else array
+        out[t.name] = array[0] if single and t.name not in once else array
     return next(iter(out.values())) if len(out) == 1 else out
 
 

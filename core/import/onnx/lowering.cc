@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "core/import/onnx/lowering.h"
 
+#include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -69,6 +71,7 @@ absl::Status Lowering::AddInputs() {
       Tensor tensor = *in.constant;
       LSTM_RETURN_IF_ERROR(Bind(in.declared.name, MakeConstantVal(std::move(tensor))));
       input_value_.push_back(nullptr);
+      port_of_input_.push_back(-1);
       continue;
     }
     val->shape = in.shape;
@@ -81,9 +84,20 @@ absl::Status Lowering::AddInputs() {
     }
     const bool state = reading_.states.contains(static_cast<int>(i));
     Source source{Source::kInput, -1, static_cast<int>(i), nullptr, val->shape};
+    if (whole_) source.stage = -1;
     const std::string name(in.declared.name);
     if (auto count = ElementCount(val->shape); !count.ok()) return absl::InvalidArgumentError(absl::StrCat("input ", Shown(name), ": ", count.status().message()));
-    if (!state) {
+    port_of_input_.push_back(-1);
+    if (whole_) {
+      if (in.look_back > 0) return absl::InvalidArgumentError(absl::StrCat("input ", Shown(name), ": look_back is for steps, not for whole sequences"));
+      SequencePort port{.name = "", .dtype = val->is_float ? DType::kF32 : DType::kI32, .once = val->time < 0, .optional = val->time < 0};
+      std::copy_if(val->shape.begin(), val->shape.end(), std::back_inserter(port.shape), [](int64_t n) { return n != 1; });
+      if (val->is_float || (!port.once && port.shape.empty())) {  // a length becomes a port where it is one
+        port.name = FreshName(name);
+        port_of_input_.back() = static_cast<int>(ports_.size());
+        ports_.push_back(std::move(port));
+      }
+    } else if (!state) {
       // Sessions see neither time nor batch: axes of one item go.
       Shape shape;
       for (int64_t n : val->shape) {
@@ -95,7 +109,7 @@ absl::Status Lowering::AddInputs() {
         const int64_t look_back = in.look_back;
         if (look_back > 0) shape.back() -= look_back;
         if (look_back < 0 || shape.back() < 1) return within(absl::InvalidArgumentError(absl::StrCat("look_back ", look_back, " leaves nothing of shape ", ShapeString(val->shape))));
-        auto id = builder_.AddInput({.name = FreshName(name)}, DType::kF32, shape);
+        auto id = builder().AddInput({.name = FreshName(name)}, DType::kF32, shape);
         if (!id.ok()) return within(id.status());
         source.value = *id;
         if (look_back > 0) {
@@ -103,20 +117,19 @@ absl::Status Lowering::AddInputs() {
           back.back() = look_back;
           all.back() += look_back;
           LSTM_ASSIGN_OR_RETURN(const StateId kept, AddState(absl::StrCat(name, ".look_back"), back, {}));
-          LSTM_ASSIGN_OR_RETURN(const ValueId before, builder_.AddNode(FreshName(absl::StrCat(name, ".before")), StateReadOp{kept}, {}));
-          LSTM_ASSIGN_OR_RETURN(const ValueId whole, builder_.AddNode(FreshName(absl::StrCat(name, ".whole")), ConcatOp{}, {before, *id}));
-          LSTM_ASSIGN_OR_RETURN(const ValueId tail, builder_.AddNode(FreshName(absl::StrCat(name, ".tail")), SliceOp{all.back() - look_back, all.back()}, {whole}));
-          LSTM_RETURN_IF_ERROR(builder_.AddNode(FreshName(absl::StrCat(name, ".kept")), StateWriteOp{kept}, {tail}).status());
+          LSTM_ASSIGN_OR_RETURN(const ValueId before, builder().AddNode(FreshName(absl::StrCat(name, ".before")), StateReadOp{kept}, {}));
+          LSTM_ASSIGN_OR_RETURN(const ValueId whole, builder().AddNode(FreshName(absl::StrCat(name, ".whole")), ConcatOp{}, {before, *id}));
+          LSTM_ASSIGN_OR_RETURN(const ValueId tail, builder().AddNode(FreshName(absl::StrCat(name, ".tail")), SliceOp{all.back() - look_back, all.back()}, {whole}));
+          LSTM_RETURN_IF_ERROR(builder().AddNode(FreshName(absl::StrCat(name, ".kept")), StateWriteOp{kept}, {tail}).status());
           source.value = whole;
         }
       } else if (shape.empty()) {  // larger ones are refused where they are read: lengths and shapes never are
-        auto id = builder_.AddInput({.name = FreshName(name)}, DType::kI32, {});
+        auto id = builder().AddInput({.name = FreshName(name)}, DType::kI32, {});
         if (!id.ok()) return within(id.status());
         source.value = *id;
       }
     }
-    sources_.push_back(std::move(source));
-    val->source = input_source_[i] = static_cast<int>(sources_.size()) - 1;
+    val->source = input_source_[i] = NewSource(std::move(source));
     input_value_.push_back(val);
     LSTM_RETURN_IF_ERROR(Bind(in.declared.name, val));
   }
@@ -164,6 +177,9 @@ absl::Status Lowering::RunNode(std::string_view message) {
     return absl::Status(status.code(), status.message().find(described) != std::string::npos ? std::string(status.message()) : absl::StrCat(described, ": ", status.message()));
   };
   if (!node.domain.empty() && node.domain != "ai.onnx") return within(absl::InvalidArgumentError(absl::StrCat("operators of domain ", Shown(node.domain), " are not known here")));
+  if (whole_) {
+    if (const absl::Status settled = Settle(call); !settled.ok()) return within(settled);
+  }
   absl::Status status = absl::UnimplementedError("");
   if (node.op == "If") {
     const std::string outer = node_name_;
@@ -236,6 +252,7 @@ absl::Status Lowering::Run() {
       }
     }
   }
+  if (whole_) return absl::OkStatus();
   LSTM_RETURN_IF_ERROR(PairStates());
   return FinishStates();
 }

@@ -15,6 +15,7 @@
 #include "core/import/onnx/graph.h"
 #include "core/import/onnx/tensor.h"
 #include "core/model/model_builder.h"
+#include "core/model/sequence.h"
 
 // Private to core/import/onnx: from a graph to the model of one step of one session. A session is a batch of one, so an axis
 // of the batch has one item and mixes with nothing. The axis of time has one item too while it is tracked: an op that would
@@ -33,6 +34,7 @@ struct Reading {
   std::set<int> explicit_states;                // states that are read and written by themselves, not by a cell
   std::set<int> constants;                      // inputs that data given beside the graph fixes
   std::set<std::string, std::less<>> plain_cells;  // cells in plain ops: something reads what a cell's kernel keeps to itself
+  bool lengths = false;                         // a recurrent node reads how long its sequence is
 };
 
 struct GraphInput {
@@ -62,6 +64,7 @@ struct Val {
   Shape shape;                         // of the step: the axis of time is 1
   int time = -1;
   int64_t head = 0, tail = 0;          // frames of zeros before, and frames beyond the end, that padding added to time
+  bool zeros_behind = false;           // those beyond the end are zeros
   bool last = false;                   // it belongs to the end of the sequence
   std::vector<int> labels;             // per axis: the axis of an input that it is, or -1
   int source = -1;                     // all of this source, in order, ...
@@ -75,12 +78,19 @@ using ValPtr = std::shared_ptr<const Val>;
 
 class Lowering {
  public:
-  Lowering(const FileView& file, std::vector<GraphInput>& inputs, Reading& reading, ModelBuilder& builder, int64_t& budget)
-      : file_(file), inputs_(inputs), reading_(reading), builder_(builder), budget_(budget) {}
+  // `whole`: to a sequence model, instead of the model of one step.
+  Lowering(const FileView& file, std::vector<GraphInput>& inputs, Reading& reading, int64_t& budget, bool whole)
+      : file_(file), inputs_(inputs), reading_(reading), budget_(budget), whole_(whole) {
+    stages_.push_back(std::make_unique<Stage>());
+  }
 
   // Lowers the whole graph. ABORTED where `reading` learnt something: lower anew. INVALID_ARGUMENT names the node, the
-  // value or the input, and says what stands against a step at a time.
+  // value or the input, and says what stands against it; FAILED_PRECONDITION where that is that it looks ahead.
   absl::Status Run();
+
+  ModelBuilder& builder() { return stages_[static_cast<size_t>(stage_)]->builder; }
+  // Whole sequences alone, once it has run.
+  absl::StatusOr<SequenceModel> TakeSequence();
 
   struct Output {
     std::string name;
@@ -99,13 +109,36 @@ class Lowering {
   };
 
  private:
+  struct Origin {
+    int source = -1;
+    SequenceRead::Kind kind = SequenceRead::kEach;
+    int64_t shift = 0;
+    bool reversed = false;
+    int64_t at = 0;
+    bool operator==(const Origin&) const = default;
+    bool plain() const { return shift == 0 && !reversed; }
+  };
   struct Source {
-    enum Kind { kValue, kInput, kConstant, kCell } kind;  // kCell: the new cell state of a cell, no value of the model
-    ValueId value = -1;
+    // kCell: the new cell state of a cell, no value of the model. kImport: of an input or an earlier stage.
+    enum Kind { kValue, kInput, kConstant, kCell, kImport } kind;
+    ValueId value = -1;  // in its stage; -1: not there yet
     int input = -1;
     TensorPtr constant;
     Shape shape;
     std::string cell = {};
+    StateId state = -1;      // kCell
+    Origin origin = {};      // kImport
+    int stage = 0;           // where it is computed; -1: it comes from outside
+  };
+  struct Stage {
+    ModelBuilder builder;
+    int length = -1;     // as SequenceStage has it
+    bool timed = false;  // it needs more than one step
+    std::vector<SequenceRead> inputs;
+    std::vector<ValueId> input_values;
+    std::vector<std::pair<StateId, SequenceRead>> states;
+    std::map<ValueId, int> shown;     // values that are read step by step -> output
+    std::map<ValueId, StateId> kept;  // values that are read after the last step -> a state that holds them
   };
   struct Claim {  // a cell keeps these elements of an input as its own state
     int input;
@@ -143,6 +176,24 @@ class Lowering {
   bool IsOpen(int label);
   Shape FullShape(const Val& val) const;
   absl::Status Refuse(absl::string_view why) const { return absl::InvalidArgumentError(why); }
+  // For what no step can know: whole sequences may still be served.
+  absl::Status LooksAhead(absl::string_view why) const { return absl::FailedPreconditionError(why); }
+  int NewSource(Source source);
+
+  // whole.cc: the stages of a sequence model. A value that is read in another stage, or at another step, is brought there.
+  void NewStage(int length);
+  absl::Status Settle(Call& call);  // before an op: all that it reads belongs to this stage
+  bool Here(const Val& val) const;  // something of it changes over the steps of this stage
+  bool CanBring(const Val& val, const Origin& how) const;  // else a new stage must begin first
+  ValPtr Bring(const Val& val, const Origin& how);
+  absl::StatusOr<ValPtr> Anew(const ValPtr& val, const Origin& how);  // brings it, into a new stage where that must be
+  std::optional<Origin> Composed(const Source& import, const Origin& how) const;
+  absl::StatusOr<ValueId> Materialize(int source);
+  absl::StatusOr<ValueId> ValueIn(int source);  // in the stage of the source
+  absl::StatusOr<SequenceRead> ReadOf(const Origin& origin);
+  absl::StatusOr<SequenceRead> ReadAfter(const Val& val);   // elements in a row of one source
+  absl::StatusOr<ValPtr> Accumulated(const Val& val, ReduceKind kind);  // over all steps
+  absl::StatusOr<int> LengthOf(const Call& call);  // an index into lengths_, -1: all steps
 
   // structure.cc, math.cc, windows.cc, recurrent.cc: the ops. UNIMPLEMENTED where an op is not theirs.
   absl::Status Structure(Call& call);
@@ -171,6 +222,7 @@ class Lowering {
   absl::Status LowerReduce(Call& call, ReduceKind kind);
   absl::StatusOr<ValPtr> Reduced(const Val& val, ReduceKind kind, std::vector<int64_t> axes, bool keep);
   absl::Status LowerSoftmax(Call& call, bool log);
+  absl::Status SoftmaxOverTime(Call& call, bool log);
   absl::Status LowerNorm(Call& call);
   absl::Status LowerBatchNorm(Call& call);
   void NoteGate(std::string_view op, const Call& call);
@@ -179,11 +231,17 @@ class Lowering {
   absl::Status LowerPool(Call& call);
   // The value with the `frames` before it in front, along the axis of time.
   absl::StatusOr<ValPtr> WithContext(const Val& val, int64_t frames, absl::string_view name);
+  // Whole sequences alone: with `before` frames in front and `after` behind; zeros beyond the ends.
+  absl::StatusOr<ValPtr> Around(const ValPtr& val, int64_t before, int64_t after);
 
   struct Cell;
-  absl::Status ReadCell(Call& call, Cell& cell);
-  absl::Status ReadActivations(const NodeView& node, Cell& cell);
+  absl::Status ReadCell(Call& call, size_t direction, Cell& cell);
+  absl::Status ReadActivations(const NodeView& node, size_t direction, size_t directions, Cell& cell);
   absl::Status PlaceInTime(Call& call, Cell& cell);
+  absl::Status RecurrentStep(Call& call, const Cell& cell);
+  absl::Status RecurrentWhole(Call& call, const std::vector<Cell>& cells);
+  absl::StatusOr<ValPtr> InitialPart(const Call& call, size_t i, size_t directions, size_t d, const Cell& cell, const char* part);
+  absl::StatusOr<StateId> GivenState(const Cell& cell, const ValPtr& initial, const char* part);
   // One part of the state before the step: from an input of the graph, or kept by the cell. -1: `initial` is read as it is.
   absl::StatusOr<StateId> OwnState(const Cell& cell, const ValPtr& initial, const char* part, int& input, std::vector<int32_t>& at);
   absl::StatusOr<ValPtr> Native(const Cell& cell, const Val& x, StateId h, StateId c);
@@ -200,8 +258,14 @@ class Lowering {
   const FileView& file_;
   std::vector<GraphInput>& inputs_;
   Reading& reading_;
-  ModelBuilder& builder_;
   int64_t& budget_;
+  const bool whole_;
+  std::vector<std::unique_ptr<Stage>> stages_;
+  int stage_ = 0;
+  std::vector<SequenceLength> lengths_;
+  std::vector<SequencePort> ports_;                       // what a sequence brings, whole_ alone
+  std::vector<int> port_of_input_;                        // by input; -1: none
+  std::vector<std::pair<Origin, int>> imports_;           // of this stage, and their sources
   std::unordered_map<std::string_view, ValPtr> values_;
   std::unordered_map<std::string_view, int64_t> uses_;
   std::vector<Source> sources_;
@@ -225,6 +289,11 @@ class Lowering {
   int64_t elements_ = 0;
   std::string node_name_;
 };
+
+// The axis as it is counted from the front. INVALID_ARGUMENT where there is none.
+absl::StatusOr<size_t> Axis(int64_t axis, size_t rank);
+// A size that a graph computed from the length of the sequence.
+inline bool IsTimeLength(int64_t n) { return n >= kTime / 2; }
 
 // For messages: the manifest line that answers a question.
 std::string ManifestLine(std::string_view input, absl::string_view rest);

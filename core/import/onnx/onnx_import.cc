@@ -2,12 +2,14 @@
 #include "core/import/onnx/onnx_import.h"
 
 #include <algorithm>
+#include <cmath>
 #include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 #include "core/import/onnx/lowering.h"
+#include "core/model/fuse_cells.h"
 
 namespace lstm::core {
 namespace {
@@ -93,36 +95,44 @@ absl::StatusOr<std::vector<GraphInput>> ReadInputs(const onnx::FileView& file, c
 }
 
 // A manifest beside a graph names inputs and outputs that it wants to describe.
-absl::Status Describe(ModelBuilder& builder, const pb::Manifest& manifest) {
-  Model& model = builder.model();
+template <typename AnyPort, typename ShapeOf, typename IsIds>
+absl::Status DescribePorts(const pb::Manifest& manifest, std::vector<AnyPort>& inputs, std::vector<AnyPort>& outputs, ShapeOf shape_of, IsIds is_ids) {
+  const auto describe = [&](const auto& said, std::vector<AnyPort>& ports, const char* what) -> absl::StatusOr<AnyPort*> {
+    const auto port = std::find_if(ports.begin(), ports.end(), [&](const AnyPort& p) { return p.name == said.name(); });
+    if (port == ports.end()) return absl::InvalidArgumentError(absl::StrCat("manifest: the model has no ", what, " ", Shown(said.name())));
+    const Shape& shape = shape_of(*port);
+    if (said.labels_size() > 0 && (shape.empty() || shape.back() != said.labels_size())) {
+      return absl::InvalidArgumentError(absl::StrCat("manifest: ", what, " ", Shown(said.name()), " has ", said.labels_size(), " labels for shape ", ShapeString(shape)));
+    }
+    port->labels.assign(said.labels().begin(), said.labels().end());
+    port->uses_vocabulary = said.uses_vocabulary();
+    return &*port;
+  };
   for (const pb::Input& input : manifest.input()) {
-    const auto port = std::find_if(model.inputs.begin(), model.inputs.end(), [&](const Port& p) { return p.name == input.name(); });
-    if (port == model.inputs.end()) return absl::InvalidArgumentError(absl::StrCat("manifest: the model has no input ", Shown(input.name())));
-    const Value& value = builder.value(port->value);
     if (input.mean_size() > 0 || input.scale_size() > 0) return absl::InvalidArgumentError(absl::StrCat("manifest: input ", Shown(input.name()), ": mean and scale are for layers, not for graphs"));
-    if (input.shape_size() > 0 && !std::equal(value.shape.begin(), value.shape.end(), input.shape().begin(), input.shape().end())) {
-      return absl::InvalidArgumentError(absl::StrCat("manifest: input ", Shown(input.name()), " has shape ", ShapeString(value.shape), " a step"));
+    LSTM_ASSIGN_OR_RETURN(AnyPort* port, describe(input, inputs, "input"));
+    LSTM_ASSIGN_OR_RETURN(port->wire, ReadWire(input));
+    if (port->wire.type != Wire::kFloat32 && is_ids(*port)) return absl::InvalidArgumentError(absl::StrCat("manifest: input ", Shown(input.name()), ": wire is for FLOAT32 inputs, ids travel as they are"));
+    const Shape& shape = shape_of(*port);
+    if (input.shape_size() > 0 && !std::equal(shape.begin(), shape.end(), input.shape().begin(), input.shape().end())) {
+      return absl::InvalidArgumentError(absl::StrCat("manifest: input ", Shown(input.name()), " has shape ", ShapeString(shape), " a step"));
     }
-    if (input.labels_size() > 0 && (value.shape.empty() || value.shape.back() != input.labels_size())) {
-      return absl::InvalidArgumentError(absl::StrCat("manifest: input ", Shown(input.name()), " has ", input.labels_size(), " labels for shape ", ShapeString(value.shape)));
-    }
-    port->labels.assign(input.labels().begin(), input.labels().end());
-    port->uses_vocabulary = input.uses_vocabulary();
   }
-  for (const pb::Output& output : manifest.output()) {
-    const auto port = std::find_if(model.outputs.begin(), model.outputs.end(), [&](const Port& p) { return p.name == output.name(); });
-    if (port == model.outputs.end()) return absl::InvalidArgumentError(absl::StrCat("manifest: the model has no output ", Shown(output.name())));
-    const Shape& shape = builder.value(port->value).shape;
-    if (output.labels_size() > 0 && (shape.empty() || shape.back() != output.labels_size())) {
-      return absl::InvalidArgumentError(absl::StrCat("manifest: output ", Shown(output.name()), " has ", output.labels_size(), " labels for shape ", ShapeString(shape)));
-    }
-    port->labels.assign(output.labels().begin(), output.labels().end());
-    port->uses_vocabulary = output.uses_vocabulary();
-  }
+  for (const pb::Output& output : manifest.output()) LSTM_RETURN_IF_ERROR(describe(output, outputs, "output").status());
   return absl::OkStatus();
 }
 
-void Note(const std::vector<GraphInput>& inputs, const onnx::Reading& reading, const onnx::FileView& file, OnnxNotes& notes) {
+void DescribeModel(const pb::Manifest& manifest, Model& model) {
+  model.description = manifest.description();
+  if (!manifest.has_vocabulary()) return;
+  model.vocabulary.emplace();
+  model.vocabulary->words = manifest.vocabulary().unit() == pb::Vocabulary::WORD;
+  model.vocabulary->tokens.assign(manifest.vocabulary().token().begin(), manifest.vocabulary().token().end());
+  if (manifest.vocabulary().has_unknown()) model.vocabulary->unknown = manifest.vocabulary().unknown();
+}
+
+void Note(const std::vector<GraphInput>& inputs, const onnx::Reading& reading, const onnx::FileView& file, bool whole, OnnxNotes& notes) {
+  notes.whole = whole;
   for (size_t i = 0; i < inputs.size(); ++i) {
     const std::string name = Shown(inputs[i].declared.name);
     const int input = static_cast<int>(i);
@@ -130,53 +140,106 @@ void Note(const std::vector<GraphInput>& inputs, const onnx::Reading& reading, c
     const int axis = time != reading.time.end() ? time->second : inputs[i].time;
     if (reading.constants.contains(input)) {
       notes.lines.push_back(absl::StrCat("input ", name, ": a constant"));
-    } else if (reading.states.contains(input)) {
+    } else if (!whole && reading.states.contains(input)) {
       notes.states.push_back(std::string(inputs[i].declared.name));
       const auto next = reading.next.find(input);
       notes.lines.push_back(absl::StrCat("input ", name, ": state that the session carries", next == reading.next.end() ? "" : absl::StrCat(", next value ", Shown(file.graph.outputs[static_cast<size_t>(next->second)].name))));
     } else {
-      notes.lines.push_back(absl::StrCat("input ", name, ": ", axis >= 0 ? absl::StrCat("axis ", axis, " is time") : "one step, whole"));
+      notes.lines.push_back(absl::StrCat("input ", name, ": ", axis >= 0 ? absl::StrCat("axis ", axis, " is time") : whole ? "once for a sequence" : "one step, whole"));
       notes.data.push_back(std::string(inputs[i].declared.name));
       if (axis >= 0) notes.time[std::string(inputs[i].declared.name)] = axis;
     }
   }
 }
 
+// Lowers the graph until its readings settle.
+absl::StatusOr<std::unique_ptr<onnx::Lowering>> Lower(const onnx::FileView& file, std::vector<GraphInput>& inputs, onnx::Reading& reading, int64_t& budget, bool whole) {
+  for (int tries = 0;; ++tries) {
+    auto lowering = std::make_unique<onnx::Lowering>(file, inputs, reading, budget, whole);
+    const absl::Status status = lowering->Run();
+    if (status.ok()) return lowering;
+    if (!absl::IsAborted(status)) return status;
+    if (tries >= 64) return absl::InvalidArgumentError("ONNX file: its readings contradict each other");
+  }
+}
+
+std::string Hint(const std::vector<GraphInput>& inputs, const onnx::Reading& reading) {
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    const bool open = std::find(inputs[i].open.begin(), inputs[i].open.end(), true) != inputs[i].open.end();
+    if (!open || reading.time.contains(static_cast<int>(i)) || reading.constants.contains(static_cast<int>(i))) continue;
+    return absl::StrCat(". Input ", Shown(inputs[i].declared.name), " has axes without a size, taken as 1; the manifest can say its shape and its time: ",
+                        onnx::ManifestLine(inputs[i].declared.name, "shape: [...] time: ..."));
+  }
+  return "";
+}
+
+absl::StatusOr<std::shared_ptr<const SequenceModel>> ImportWhole(const onnx::FileView& file, std::vector<GraphInput>& inputs, onnx::Reading& reading, int64_t& budget,
+                                                                 const pb::Manifest& manifest) {
+  LSTM_ASSIGN_OR_RETURN(const auto lowering, Lower(file, inputs, reading, budget, true));
+  LSTM_ASSIGN_OR_RETURN(SequenceModel sequence, lowering->TakeSequence());
+  LSTM_RETURN_IF_ERROR(DescribePorts(manifest, sequence.inputs, sequence.outputs, [](const SequencePort& port) -> const Shape& { return port.shape; },
+                                      [](const SequencePort& port) { return port.dtype == DType::kI32; }));
+  return std::make_shared<const SequenceModel>(std::move(sequence));
+}
+
 }  // namespace
+
+absl::StatusOr<Wire> ReadWire(const pb::Input& input) {
+  Wire wire;
+  if (!input.has_wire()) return wire;
+  const auto wrong = [&](const std::string& what) { return absl::InvalidArgumentError(absl::StrCat("manifest: input ", Shown(input.name()), ": ", what)); };
+  wire.type = input.wire().type() == pb::Wire::INT16 ? Wire::kInt16 : input.wire().type() == pb::Wire::UINT8 ? Wire::kUint8 : Wire::kFloat32;
+  wire.scale = input.wire().has_scale() ? input.wire().scale() : 1;
+  wire.offset = input.wire().offset();
+  if (wire.type == Wire::kFloat32 && (wire.scale != 1 || wire.offset != 0)) return wrong("wire has a scale or an offset without a type, expected INT16 or UINT8");
+  const float most = wire.type == Wire::kInt16 ? 32768.0f : 255.0f;
+  if (wire.scale == 0 || !std::isfinite(wire.scale * most + wire.offset) || !std::isfinite(wire.offset - wire.scale * most)) return wrong(absl::StrCat("wire has scale ", wire.scale, " and offset ", wire.offset, ", expected finite numbers and a scale that is not 0"));
+  if (wire.type != Wire::kFloat32 && input.type() != pb::Input::FLOAT32) return wrong("wire is for FLOAT32 inputs, ids travel as they are");
+  return wire;
+}
 
 absl::StatusOr<Model> ImportOnnx(std::span<const std::byte> bytes, const pb::Manifest& manifest, const std::map<std::string, onnx::Tensor>& given, OnnxNotes* notes) {
   if (manifest.layer_size() > 0 || !manifest.weights().empty()) return absl::InvalidArgumentError("manifest: a graph has layers and weights of its own, expected neither `layer` nor `weights` beside `onnx`");
   LSTM_ASSIGN_OR_RETURN(const onnx::FileView file, onnx::ReadFile(bytes));
   onnx::Reading reading;
   LSTM_ASSIGN_OR_RETURN(std::vector<GraphInput> inputs, ReadInputs(file, manifest, given, reading));
+  std::vector<GraphInput> whole_inputs = inputs;
+  onnx::Reading whole_reading = reading;
   int64_t budget = kBudget;
-  for (int tries = 0;; ++tries) {
-    ModelBuilder builder;
-    onnx::Lowering lowering(file, inputs, reading, builder, budget);
-    const absl::Status status = lowering.Run();
-    if (absl::IsAborted(status) && tries < 64) continue;
-    if (!status.ok()) {
-      std::string hint;
-      for (size_t i = 0; i < inputs.size(); ++i) {
-        const bool open = std::find(inputs[i].open.begin(), inputs[i].open.end(), true) != inputs[i].open.end();
-        if (!open || reading.time.contains(static_cast<int>(i)) || reading.constants.contains(static_cast<int>(i)) || !hint.empty()) continue;
-        hint = absl::StrCat(". Input ", Shown(inputs[i].declared.name), " has axes without a size, taken as 1; the manifest can say its shape and its time: ",
-                            onnx::ManifestLine(inputs[i].declared.name, "shape: [...] time: ..."));
-      }
-      return absl::InvalidArgumentError(absl::StrCat(absl::IsAborted(status) ? "ONNX file: its readings contradict each other" : status.message(), hint));
+  Model model;
+  {
+    auto lowering = Lower(file, inputs, reading, budget, false);
+    const bool ahead = absl::IsFailedPrecondition(lowering.status());
+    if (!lowering.ok() && !ahead) return absl::InvalidArgumentError(absl::StrCat(lowering.status().message(), Hint(inputs, reading)));
+    if (ahead) {
+      model.not_streamable = std::string(lowering.status().message());
+    } else {
+      ModelBuilder& builder = (*lowering)->builder();
+      LSTM_RETURN_IF_ERROR(DescribePorts(manifest, builder.model().inputs, builder.model().outputs, [&](const Port& port) -> const Shape& { return builder.value(port.value).shape; },
+                                          [&](const Port& port) { return builder.value(port.value).dtype == DType::kI32; }));
+      DescribeModel(manifest, builder.model());
+      LSTM_ASSIGN_OR_RETURN(model, std::move(builder).Build());
+      LSTM_ASSIGN_OR_RETURN(model, FuseCells(std::move(model)));
     }
-    LSTM_RETURN_IF_ERROR(Describe(builder, manifest));
-    Model& model = builder.model();
-    model.description = manifest.description();
-    if (manifest.has_vocabulary()) {
-      model.vocabulary.emplace();
-      model.vocabulary->words = manifest.vocabulary().unit() == pb::Vocabulary::WORD;
-      model.vocabulary->tokens.assign(manifest.vocabulary().token().begin(), manifest.vocabulary().token().end());
-      if (manifest.vocabulary().has_unknown()) model.vocabulary->unknown = manifest.vocabulary().unknown();
-    }
-    if (notes != nullptr) Note(inputs, reading, file, *notes);
-    return std::move(builder).Build();
   }
+  // Where steps alone do not say it all, the sequence does.
+  if (!model.not_streamable.empty() || reading.lengths) {
+    auto sequence = ImportWhole(file, whole_inputs, whole_reading, budget, manifest);
+    if (!sequence.ok() && !model.not_streamable.empty()) {
+      const bool same = sequence.status().message() == model.not_streamable;
+      return absl::InvalidArgumentError(absl::StrCat(model.not_streamable, same ? "" : absl::StrCat(". Whole sequences cannot be computed either: ", sequence.status().message()), Hint(inputs, reading)));
+    }
+    if (sequence.ok()) {
+      model.sequence = *std::move(sequence);
+      if (!model.not_streamable.empty()) {
+        DescribeModel(manifest, model);
+        for (const SequenceStage& stage : model.sequence->stages) model.parameters += stage.model->parameters;
+      }
+    }
+  }
+  const bool whole_only = !model.not_streamable.empty();
+  if (notes != nullptr) Note(whole_only ? whole_inputs : inputs, whole_only ? whole_reading : reading, file, whole_only, *notes);
+  return model;
 }
 
 }  // namespace lstm::core

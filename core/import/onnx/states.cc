@@ -182,7 +182,7 @@ absl::Status Lowering::FinishStates() {
       }
       if (shape.empty()) shape = {1};
       if (output.value->constant()) continue;
-      if (output.value->tail != 0) return Refuse(absl::StrCat("output ", Shown(output.name), " is longer than the sequence by ", output.value->tail, " frames of padding: it looks ahead, or is not cut"));
+      if (output.value->tail != 0) return LooksAhead(absl::StrCat("output ", Shown(output.name), " is longer than the sequence by ", output.value->tail, " frames of padding: it looks ahead, or is not cut"));
       node_name_ = output.name;
       auto id = Use(*output.value, shape);
       if (!id.ok()) return id.status();
@@ -212,7 +212,7 @@ absl::Status Lowering::FinishStates() {
     }
     for (int k = 2; clean.empty() || !taken.insert(clean).second; ++k) clean = absl::StrCat(clean, ".", k);
     port.name = clean;
-    LSTM_RETURN_IF_ERROR(builder_.AddOutput(port));
+    LSTM_RETURN_IF_ERROR(builder().AddOutput(port));
   }
   return absl::OkStatus();
 }

@@ -19,6 +19,12 @@ std::string ManifestLine(std::string_view input, absl::string_view rest) {
   return absl::StrCat("onnx { input { name: ", Shown(input), " ", rest, " } }");
 }
 
+absl::StatusOr<size_t> Axis(int64_t axis, size_t rank) {
+  const auto n = static_cast<int64_t>(rank);
+  if (axis < -n || axis >= n) return absl::InvalidArgumentError(absl::StrCat("axis is ", axis, ", expected ", -n, " to ", n - 1));
+  return static_cast<size_t>(axis < 0 ? axis + n : axis);
+}
+
 std::shared_ptr<Constant> NewConstant(Shape shape) {
   auto constant = std::make_shared<Constant>();
   constant->values = AlignedBuffer<float>(static_cast<size_t>(CheckedElementCount(shape)));
@@ -71,8 +77,10 @@ Shape Lowering::FullShape(const Val& val) const {
 absl::StatusOr<TensorPtr> Lowering::Constant(const Val& val) {
   if (val.tensor) return val.tensor;
   if (val.stored) return LoadTensor(*val.stored);
-  if (!val.elements && sources_[static_cast<size_t>(val.source)].kind == Source::kInput) {
-    const int input = sources_[static_cast<size_t>(val.source)].input;
+  const Source* source = val.elements ? nullptr : &sources_[static_cast<size_t>(val.source)];
+  if (source != nullptr && source->kind == Source::kImport) source = &sources_[static_cast<size_t>(source->origin.source)];
+  if (source != nullptr && source->kind == Source::kInput) {
+    const int input = source->input;
     GraphInput& declared = inputs_[static_cast<size_t>(input)];
     if (declared.constant && reading_.constants.insert(input).second) return absl::AbortedError("a constant was found");
     return absl::InvalidArgumentError(absl::StrCat("is the input ", Shown(declared.declared.name), " of the graph, expected a constant (an initializer); the manifest can say what it is: ",
@@ -105,8 +113,7 @@ ValPtr Lowering::MakeConstantVal(Tensor tensor) {
 
 ValPtr Lowering::Computed(ValueId id, Shape shape, const Val& like) {
   auto val = std::make_shared<Val>();
-  sources_.push_back({Source::kValue, id, -1, nullptr, shape});
-  val->source = static_cast<int>(sources_.size()) - 1;
+  val->source = NewSource({Source::kValue, id, -1, nullptr, shape});
   val->labels = like.labels;
   val->labels.resize(shape.size(), -1);
   val->shape = std::move(shape);
@@ -159,8 +166,7 @@ absl::StatusOr<ValPtr> Lowering::Arranged(const Val& val, const Arrangement& arr
       return;
     }
     if (filler < 0) {
-      sources_.push_back({Source::kConstant, -1, -1, MakeConstantVal({true, {1}, {static_cast<float>(fill)}, {}})->tensor, {1}});
-      filler = static_cast<int>(sources_.size()) - 1;
+      filler = NewSource({Source::kConstant, -1, -1, MakeConstantVal({true, {1}, {static_cast<float>(fill)}, {}})->tensor, {1}});
     }
     elements->push_back({filler, 0});
   });
@@ -186,16 +192,20 @@ std::string Lowering::FreshName(absl::string_view wanted) {
 
 absl::StatusOr<ValueId> Lowering::Add(absl::string_view what, Op op, std::vector<ValueId> inputs) {
   const std::string name = FreshName(what.empty() ? node_name_ : absl::StrCat(node_name_, ".", what));
-  return builder_.AddNode(name, std::move(op), std::move(inputs));
+  return builder().AddNode(name, std::move(op), std::move(inputs));
 }
 
 absl::StatusOr<StateId> Lowering::AddState(absl::string_view wanted, Shape shape, std::vector<float> initial) {
-  return builder_.AddState(FreshName(wanted), std::move(shape), std::move(initial));
+  return builder().AddState(FreshName(wanted), std::move(shape), std::move(initial));
 }
 
 absl::StatusOr<ValueId> Lowering::ValueOf(int index) {
   Source& source = sources_[static_cast<size_t>(index)];
   if (source.value >= 0) return source.value;
+  if (source.kind == Source::kImport) {
+    LSTM_ASSIGN_OR_RETURN(const ValueId id, Materialize(index));
+    return sources_[static_cast<size_t>(index)].value = id;
+  }
   if (source.kind == Source::kConstant) {
     auto constant = NewConstant(source.constant->shape.empty() ? Shape{1} : source.constant->shape);
     for (size_t i = 0; i < source.constant->size(); ++i) constant->values[i] = static_cast<float>(source.constant->At(i));
@@ -217,7 +227,7 @@ absl::StatusOr<ValueId> Lowering::ValueOf(int index) {
   if (in.initial) initial = in.initial->floats;
   LSTM_ASSIGN_OR_RETURN(const StateId state, AddState(std::string(in.declared.name), source.shape, std::move(initial)));
   read_states_[input] = state;
-  LSTM_ASSIGN_OR_RETURN(const ValueId id, builder_.AddNode(FreshName(absl::StrCat(std::string(in.declared.name), ".before")), StateReadOp{state}, {}));
+  LSTM_ASSIGN_OR_RETURN(const ValueId id, builder().AddNode(FreshName(absl::StrCat(std::string(in.declared.name), ".before")), StateReadOp{state}, {}));
   return sources_[static_cast<size_t>(index)].value = id;
 }
 
@@ -240,7 +250,7 @@ absl::StatusOr<ValueId> Lowering::Use(const Val& val, const Shape& shape) {
   }
   if (source >= 0) {
     LSTM_ASSIGN_OR_RETURN(const ValueId id, ValueOf(source));
-    if (builder_.value(id).shape == shape) return id;
+    if (builder().value(id).shape == shape) return id;
     const auto [it, fresh] = reshaped_.try_emplace({source, shape}, -1);
     if (fresh) {
       LSTM_ASSIGN_OR_RETURN(it->second, Add("shaped", ReshapeOp{shape}, {id}));

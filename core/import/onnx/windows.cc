@@ -54,6 +54,7 @@ absl::StatusOr<ValPtr> Lowering::WithContext(const Val& val, int64_t frames, abs
   shape[t] = frames;
   LSTM_ASSIGN_OR_RETURN(int64_t count, ElementCount(shape));
   LSTM_RETURN_IF_ERROR(Spend(3 * count));
+  stages_[static_cast<size_t>(stage_)]->timed = true;
   LSTM_ASSIGN_OR_RETURN(const StateId state, AddState(absl::StrCat(name, ".context"), shape, {}));
   LSTM_ASSIGN_OR_RETURN(const ValueId before, Add("context", StateReadOp{state}, {}));
   const ValPtr past = Computed(before, shape, Val{});
@@ -73,6 +74,33 @@ absl::StatusOr<ValPtr> Lowering::WithContext(const Val& val, int64_t frames, abs
   LSTM_ASSIGN_OR_RETURN(const ValPtr next, Arranged(*window, Sliced(window->shape, t, 1, frames, 1), shape));
   LSTM_ASSIGN_OR_RETURN(const ValueId id, Use(*next, shape));
   LSTM_RETURN_IF_ERROR(Add("context.after", StateWriteOp{state}, {id}).status());
+  return ValPtr(window);
+}
+
+absl::StatusOr<ValPtr> Lowering::Around(const ValPtr& val, int64_t before, int64_t after) {
+  const auto t = static_cast<size_t>(val->time);
+  const int64_t frames = before + after + 1;
+  LSTM_ASSIGN_OR_RETURN(const int64_t count, ElementCount({val->count(), frames}));
+  LSTM_RETURN_IF_ERROR(Spend(count));
+  if (!CanBring(*val, {-1, SequenceRead::kEach, 1})) NewStage(-1);
+  std::vector<ValPtr> parts;
+  for (int64_t f = -before; f <= after; ++f) {
+    LSTM_ASSIGN_OR_RETURN(parts.emplace_back(), Anew(val, {-1, SequenceRead::kEach, f}));
+  }
+  int64_t outer = 1, inner = 1;
+  for (size_t a = 0; a < t; ++a) outer *= val->shape[a];
+  for (size_t a = t + 1; a < val->shape.size(); ++a) inner *= val->shape[a];
+  auto elements = std::make_shared<std::vector<Element>>();
+  for (int64_t o = 0; o < outer; ++o) {
+    for (const ValPtr& part : parts) {
+      for (int64_t i = 0; i < inner; ++i) elements->push_back(part->at(o * inner + i));
+    }
+  }
+  auto window = std::make_shared<Val>(*val);
+  window->source = -1;
+  window->head = window->tail = 0;
+  window->shape[t] = frames;
+  window->elements = std::move(elements);
   return ValPtr(window);
 }
 
@@ -97,17 +125,27 @@ absl::Status Lowering::LowerConv(Call& call) {
   int64_t tail = x->tail;
   if (x->time >= 0) {
     const size_t j = static_cast<size_t>(x->time) - 2;
-    const int64_t reach = (window.kernel[j] - 1) * window.dilations[j], before = x->head + window.before[j];
+    const int64_t reach = (window.kernel[j] - 1) * window.dilations[j];
     const std::string_view mode = call.node.Text("auto_pad", "NOTSET");
-    if (reach > 0 && (mode == "SAME_UPPER" || mode == "SAME_LOWER")) return Refuse("pads time on both sides: it looks ahead");
-    if (window.strides[j] != 1) return Refuse(absl::StrCat("steps over time by ", window.strides[j], ": what it gives is not one for each step"));
-    if (before != reach) {
-      return Refuse(before < reach ? absl::StrCat("reads ", reach + 1, " frames and has ", before, " frames of padding before them: it looks ", reach - before, " frames ahead")
-                                   : absl::StrCat("pads time by ", before, " frames in front, expected ", reach));
+    if (mode == "SAME_UPPER" || mode == "SAME_LOWER") {  // what is shared out among both sides is the whole reach
+      window.before[j] = mode == "SAME_UPPER" ? reach / 2 : reach - reach / 2;
+      window.after[j] = reach - window.before[j];
+      if (reach > 0 && !whole_) return LooksAhead("pads time on both sides: it looks ahead");
     }
-    tail += window.after[j];
-    window.before[j] = window.after[j] = 0;
-    LSTM_ASSIGN_OR_RETURN(x, WithContext(*x, reach, node_name_));
+    const int64_t before = x->head + window.before[j];
+    if (window.strides[j] != 1) return LooksAhead(absl::StrCat("steps over time by ", window.strides[j], ": what it gives is not one for each step"));
+    if (before != reach && whole_ && before + window.after[j] + x->tail >= reach && (x->tail == 0 || x->zeros_behind) && reach <= 4096) {
+      tail += before - reach + window.after[j];
+      window.before[j] = window.after[j] = 0;
+      LSTM_ASSIGN_OR_RETURN(x, Around(x, before, reach - before));
+    } else if (before != reach) {
+      return LooksAhead(before < reach ? absl::StrCat("reads ", reach + 1, " frames and has ", before, " frames of padding before them: it looks ", reach - before, " frames ahead")
+                                   : absl::StrCat("pads time by ", before, " frames in front, expected ", reach));
+    } else {
+      tail += window.after[j];
+      window.before[j] = window.after[j] = 0;
+      LSTM_ASSIGN_OR_RETURN(x, WithContext(*x, reach, node_name_));
+    }
   }
   std::vector<int64_t> before(rank, 0), after(rank, 0);
   std::copy(window.before.begin(), window.before.end(), before.begin() + 2);
@@ -202,7 +240,7 @@ absl::Status Lowering::LowerPool(Call& call) {
   before.insert(before.end(), window.before.begin(), window.before.end());
   after.insert(after.end(), window.after.begin(), window.after.end());
   for (size_t j = 0; j < window.kernel.size(); ++j) {
-    if (x.time == static_cast<int>(j) + 2 && (window.kernel[j] != 1 || window.strides[j] != 1)) return Refuse("pools over time: it gives less than one for each step, or looks ahead");
+    if (x.time == static_cast<int>(j) + 2 && (window.kernel[j] != 1 || window.strides[j] != 1)) return LooksAhead("pools over time: it gives less than one for each step, or looks ahead");
     if (mean && (window.before[j] != 0 || window.after[j] != 0) && call.node.Int("count_include_pad", 0) == 0) return Refuse("pads an average: only count_include_pad is supported");
   }
   LSTM_ASSIGN_OR_RETURN(const Arrangement pad, Padded(x.shape, before, after, PadMode::kConstant));

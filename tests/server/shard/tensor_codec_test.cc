@@ -133,5 +133,54 @@ TEST_F(TensorCodecTest, OutputsAndTracesAreSelectedByName) {
   EXPECT_THAT(std::string(SelectOutputs(*program_, options).status().message()), HasSubstr("expected one of 'y'"));
 }
 
+TEST(WiredInputsTest, IntegersTravelForFloats) {
+  for (const auto& [type, wire] : {std::pair{v1::INT16, core::Wire::kInt16}, {v1::UINT8, core::Wire::kUint8}}) {
+    core::Model model = testing::OneLayer("linear", 3, 4, 1);
+    model.inputs[0].wire = {wire, 0.5f, -2};
+    const auto program = testing::MustCompile(std::move(model), 2);
+    EXPECT_EQ(program->inputs()[0].wire.type, wire);
+    Tensors tensors;
+    v1::Tensor& tensor = *tensors.Add();
+    std::vector<std::byte> bytes;
+    const auto decoded = [&] {
+      std::vector<float> out(bytes.size() / 4);
+      std::memcpy(out.data(), bytes.data(), bytes.size());
+      return out;
+    };
+    const int16_t pcm[] = {-32768, 0, 32767, 1, 2, 3};
+    const uint8_t small[] = {0, 128, 255, 1, 2, 3};
+    const bool wide = type == v1::INT16;
+    wide ? tensor.set_data(pcm, sizeof(pcm)) : tensor.set_data(small, sizeof(small));
+    const std::vector<float> expected = wide ? std::vector<float>{-16386, -2, 16381.5f, -1.5f, -1, -0.5f} : std::vector<float>{-2, 62, 125.5f, -1.5f, -1, -0.5f};
+    for (const auto said : {v1::DATA_TYPE_UNSPECIFIED, type}) {
+      tensor.set_type(said);
+      const auto steps = DecodeInputs(*program, tensors, 0, bytes);
+      ASSERT_TRUE(steps.ok()) << steps.status();
+      EXPECT_EQ(*steps, 2u);
+      EXPECT_EQ(decoded(), expected);
+    }
+    // Floats are what the model sees, and may be sent in place.
+    tensor.Clear();
+    tensor.set_type(v1::FLOAT32);
+    const float floats[] = {1, 2, 3};
+    tensor.set_data(floats, sizeof(floats));
+    ASSERT_TRUE(DecodeInputs(*program, tensors, 0, bytes).ok());
+    EXPECT_EQ(decoded(), (std::vector<float>{1, 2, 3}));
+    tensor.Clear();
+    for (int64_t v : {wide ? -32768 : 0, 5, 7}) tensor.add_ints(v);
+    ASSERT_TRUE(DecodeInputs(*program, tensors, 0, bytes).ok());
+    EXPECT_EQ(decoded()[1], 0.5f);
+    tensor.set_ints(1, wide ? 32768 : -1);
+    EXPECT_THAT(std::string(DecodeInputs(*program, tensors, 0, bytes).status().message()), HasSubstr(wide ? "value 32768 at step 0, expected -32768 to 32767" : "value -1 at step 0, expected 0 to 255"));
+    tensor.Clear();
+    tensor.set_type(wide ? v1::UINT8 : v1::INT16);
+    tensor.set_data("abcdef");
+    EXPECT_THAT(std::string(DecodeInputs(*program, tensors, 0, bytes).status().message()), HasSubstr(wide ? "expected INT16" : "expected UINT8"));
+    tensor.Clear();
+    tensor.set_data("abcde");
+    EXPECT_FALSE(DecodeInputs(*program, tensors, 0, bytes).ok());
+  }
+}
+
 }  // namespace
 }  // namespace lstm::server

@@ -14,7 +14,7 @@ _sym_db = _symbol_database.Default()
 from lstm.v1 import tensor_pb2 as lstm_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13lstm/v1/model.proto\x12\x07lstm.v1\x1a\x14lstm/v1/tensor.proto\"\x9d\x01\n\nVocabulary\x12&\n\x04unit\x18\x01 \x01(\x0e\x32\x18.lstm.v1.Vocabulary.Unit\x12\x0e\n\x06tokens\x18\x02 \x03(\t\x12\x14\n\x07unknown\x18\x03 \x01(\x03H\x00\x88\x01\x01\"5\n\x04Unit\x12\x14\n\x10UNIT_UNSPECIFIED\x10\x00\x12\r\n\tCHARACTER\x10\x01\x12\x08\n\x04WORD\x10\x02\x42\n\n\x08_unknown\"4\n\rPinnedVersion\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x12\n\nmodel_hash\x18\x02 \x01(\x0c\"\x94\x03\n\tModelInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08versions\x18\x02 \x03(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x12\n\nmodel_hash\x18\x04 \x01(\x0c\x12\x13\n\x0bnumerics_id\x18\x05 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\x12#\n\x06inputs\x18\x07 \x03(\x0b\x32\x13.lstm.v1.TensorSpec\x12$\n\x07outputs\x18\x08 \x03(\x0b\x32\x13.lstm.v1.TensorSpec\x12\"\n\x05state\x18\t \x03(\x0b\x32\x13.lstm.v1.TensorSpec\x12\x13\n\x0bstate_bytes\x18\n \x01(\x04\x12\x12\n\nparameters\x18\x0b \x01(\x04\x12\'\n\nvocabulary\x18\x0c \x01(\x0b\x32\x13.lstm.v1.Vocabulary\x12\x0e\n\x06traces\x18\r \x03(\t\x12\x0f\n\x07\x65ngines\x18\x0e \x03(\t\x12\x0e\n\x06latest\x18\x0f \x01(\t\x12&\n\x06pinned\x18\x10 \x03(\x0b\x32\x16.lstm.v1.PinnedVersion\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.lstm.v1.ModelInfo\"0\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"5\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.lstm.v1.ModelInfob\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13lstm/v1/model.proto\x12\x07lstm.v1\x1a\x14lstm/v1/tensor.proto\"\x9d\x01\n\nVocabulary\x12&\n\x04unit\x18\x01 \x01(\x0e\x32\x18.lstm.v1.Vocabulary.Unit\x12\x0e\n\x06tokens\x18\x02 \x03(\t\x12\x14\n\x07unknown\x18\x03 \x01(\x03H\x00\x88\x01\x01\"5\n\x04Unit\x12\x14\n\x10UNIT_UNSPECIFIED\x10\x00\x12\r\n\tCHARACTER\x10\x01\x12\x08\n\x04WORD\x10\x02\x42\n\n\x08_unknown\"4\n\rPinnedVersion\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x12\n\nmodel_hash\x18\x02 \x01(\x0c\"\x87\x04\n\tModelInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08versions\x18\x02 \x03(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x12\n\nmodel_hash\x18\x04 \x01(\x0c\x12\x13\n\x0bnumerics_id\x18\x05 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x06 \x01(\t\x12#\n\x06inputs\x18\x07 \x03(\x0b\x32\x13.lstm.v1.TensorSpec\x12$\n\x07outputs\x18\x08 \x03(\x0b\x32\x13.lstm.v1.TensorSpec\x12\"\n\x05state\x18\t \x03(\x0b\x32\x13.lstm.v1.TensorSpec\x12\x13\n\x0bstate_bytes\x18\n \x01(\x04\x12\x12\n\nparameters\x18\x0b \x01(\x04\x12\'\n\nvocabulary\x18\x0c \x01(\x0b\x32\x13.lstm.v1.Vocabulary\x12\x0e\n\x06traces\x18\r \x03(\t\x12\x0f\n\x07\x65ngines\x18\x0e \x03(\t\x12\x0e\n\x06latest\x18\x0f \x01(\t\x12&\n\x06pinned\x18\x10 \x03(\x0b\x32\x16.lstm.v1.PinnedVersion\x12\x16\n\x0enot_streamable\x18\x11 \x01(\t\x12+\n\x0epredict_inputs\x18\x12 \x03(\x0b\x32\x13.lstm.v1.TensorSpec\x12,\n\x0fpredict_outputs\x18\x13 \x03(\x0b\x32\x13.lstm.v1.TensorSpec\"\x13\n\x11ListModelsRequest\"8\n\x12ListModelsResponse\x12\"\n\x06models\x18\x01 \x03(\x0b\x32\x12.lstm.v1.ModelInfo\"0\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\"5\n\x10GetModelResponse\x12!\n\x05model\x18\x01 \x01(\x0b\x32\x12.lstm.v1.ModelInfob\x06proto3')
 
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, globals())
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lstm.v1.model_pb2', globals())
@@ -28,13 +28,13 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _PINNEDVERSION._serialized_start=214
   _PINNEDVERSION._serialized_end=266
   _MODELINFO._serialized_start=269
-  _MODELINFO._serialized_end=673
-  _LISTMODELSREQUEST._serialized_start=675
-  _LISTMODELSREQUEST._serialized_end=694
-  _LISTMODELSRESPONSE._serialized_start=696
-  _LISTMODELSRESPONSE._serialized_end=752
-  _GETMODELREQUEST._serialized_start=754
-  _GETMODELREQUEST._serialized_end=802
-  _GETMODELRESPONSE._serialized_start=804
-  _GETMODELRESPONSE._serialized_end=857
+  _MODELINFO._serialized_end=788
+  _LISTMODELSREQUEST._serialized_start=790
+  _LISTMODELSREQUEST._serialized_end=809
+  _LISTMODELSRESPONSE._serialized_start=811
+  _LISTMODELSRESPONSE._serialized_end=867
+  _GETMODELREQUEST._serialized_start=869
+  _GETMODELREQUEST._serialized_end=917
+  _GETMODELRESPONSE._serialized_start=919
+  _GETMODELRESPONSE._serialized_end=972
 # @@protoc_insertion_point(module_scope)

@@ -1,0 +1,366 @@
+// SPDX-License-Identifier: MIT
+// Whole sequences: a graph that looks ahead is cut into stages, each of which a step at a time can compute.
+#include <algorithm>
+#include <limits>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
+#include "core/import/onnx/lowering.h"
+
+namespace lstm::core::onnx {
+
+int Lowering::NewSource(Source source) {
+  if (source.kind != Source::kInput || !whole_) source.stage = stage_;
+  sources_.push_back(std::move(source));
+  return static_cast<int>(sources_.size()) - 1;
+}
+
+void Lowering::NewStage(int length) {
+  stages_.push_back(std::make_unique<Stage>());
+  stage_ = static_cast<int>(stages_.size()) - 1;
+  stages_.back()->length = length;
+  imports_.clear();
+  // Keyed by sources that belong to the stage before.
+  reshaped_.clear();
+  selected_.clear();
+}
+
+bool Lowering::Here(const Val& val) const {
+  for (int64_t i = 0; !val.constant() && i < (val.elements ? val.count() : 1); ++i) {
+    const Source& source = sources_[static_cast<size_t>(val.at(i).source)];
+    if (source.stage != stage_) continue;
+    if (source.kind == Source::kValue || source.kind == Source::kCell || (source.kind == Source::kImport && source.origin.kind == SequenceRead::kEach)) return true;
+  }
+  return false;
+}
+
+// What an import is when it is imported once more; nothing where only its own stage can say.
+std::optional<Lowering::Origin> Lowering::Composed(const Source& import, const Origin& how) const {
+  const Origin& inner = import.origin;
+  const bool whole_length = stages_[static_cast<size_t>(import.stage)]->length < 0 && stages_[static_cast<size_t>(stage_)]->length < 0;
+  if (inner.kind != SequenceRead::kEach) {  // the same in every step
+    if (how.kind == SequenceRead::kAfter || (how.kind == SequenceRead::kEach && how.shift == 0 && whole_length)) return inner;
+    return std::nullopt;
+  }
+  const int from = sources_[static_cast<size_t>(inner.source)].stage;
+  if (how.kind == SequenceRead::kAfter && inner.shift == 0 && whole_length && (from < 0 || stages_[static_cast<size_t>(from)]->length < 0)) {
+    return Origin{inner.source, SequenceRead::kAt, 0, false, inner.reversed ? 0 : -1};
+  }
+  if (how.kind != SequenceRead::kEach) return std::nullopt;
+  if (how.plain() && (whole_length || import.stage == stage_)) return inner;
+  if (!whole_length) return std::nullopt;
+  Origin out = how;
+  out.source = inner.source;
+  if (inner.plain()) return out;
+  if (!inner.reversed || !how.reversed || inner.shift != 0 || how.shift != 0) return std::nullopt;
+  out.reversed = false;
+  return out;
+}
+
+bool Lowering::CanBring(const Val& val, const Origin& how) const {
+  const bool plain = how.kind != SequenceRead::kAt && how.plain();
+  for (int64_t i = 0; !val.constant() && i < (val.elements ? val.count() : 1); ++i) {
+    const Source& source = sources_[static_cast<size_t>(val.at(i).source)];
+    if (source.stage != stage_) continue;
+    const bool same = source.kind == Source::kConstant ? how.shift == 0 : false;
+    if (same || (source.kind == Source::kImport && Composed(source, how))) continue;
+    // What a step of this stage computes can be read in it as it is, and not at another step or after the last.
+    if (how.kind == SequenceRead::kEach && plain && source.kind != Source::kCell) continue;
+    return false;
+  }
+  return true;
+}
+
+ValPtr Lowering::Bring(const Val& val, const Origin& how) {
+  std::map<int, int> brought;
+  const auto bring = [&](int index) {
+    const auto [known, fresh] = brought.try_emplace(index, index);
+    if (!fresh) return known->second;
+    const Source source = sources_[static_cast<size_t>(index)];
+    Origin origin = how;
+    origin.source = index;
+    if (source.kind == Source::kConstant && how.shift == 0) {
+      if (source.stage != stage_) known->second = NewSource({Source::kConstant, -1, -1, source.constant, source.shape});
+      return known->second;
+    }
+    if (source.stage == stage_ && source.kind != Source::kImport) return index;
+    if (source.kind == Source::kImport) {
+      const auto composed = Composed(source, how);
+      if (source.stage == stage_ && (!composed || *composed == source.origin)) return index;
+      if (composed) origin = *composed;
+    }
+    if (source.kind == Source::kInput) {  // what came once is the same in every step
+      const int port = port_of_input_[static_cast<size_t>(source.input)];
+      const bool once = port < 0 || ports_[static_cast<size_t>(port)].once;
+      if (once && how.shift == 0) origin = {index, SequenceRead::kAfter};
+      if (!once && how.kind == SequenceRead::kAfter) origin = {index, SequenceRead::kAt, 0, false, -1};
+    }
+    for (const auto& [other, there] : imports_) {
+      if (other == origin) return known->second = there;
+    }
+    Source import{Source::kImport, -1, -1, nullptr, source.shape};
+    import.origin = origin;
+    known->second = NewSource(std::move(import));
+    imports_.emplace_back(origin, known->second);
+    return known->second;
+  };
+  if (val.constant()) return std::make_shared<const Val>(val);
+  auto out = std::make_shared<Val>(val);
+  if (val.elements) {
+    auto elements = std::make_shared<std::vector<Element>>();
+    elements->reserve(val.elements->size());
+    for (const Element& e : *val.elements) elements->push_back({bring(e.source), e.index});
+    if (*elements != *val.elements) out->elements = std::move(elements);
+  } else {
+    out->source = bring(val.source);
+  }
+  if (how.kind != SequenceRead::kEach && !Here(*out)) out->last = false;
+  return out;
+}
+
+absl::StatusOr<ValPtr> Lowering::Anew(const ValPtr& val, const Origin& how) {
+  if (!CanBring(*val, how)) NewStage(-1);
+  if (how.shift != 0) {
+    for (int64_t i = 0; i < (val->elements ? val->count() : 1); ++i) {
+      const Source& source = sources_[static_cast<size_t>(val->at(i).source)];
+      const int port = source.kind == Source::kInput ? port_of_input_[static_cast<size_t>(source.input)] : -1;
+      if (port >= 0 && ports_[static_cast<size_t>(port)].once) return absl::InvalidArgumentError("moves an input that comes once along time");
+    }
+  }
+  return Bring(*val, how);
+}
+
+absl::Status Lowering::Settle(Call& call) {
+  const std::string_view op = call.node.op;
+  if (op == "LSTM" || op == "GRU" || op == "RNN" || op == "If") return absl::OkStatus();  // those see to it themselves
+  bool timed = false, end = false, cell = false, any = false;
+  for (const ValPtr& in : call.in) {
+    if (!in || in->constant()) continue;
+    any = true;
+    timed = timed || in->time >= 0;
+    end = end || (in->last && Here(*in));
+    for (int64_t i = 0; i < (in->elements ? in->count() : 1); ++i) {
+      const Source& source = sources_[static_cast<size_t>(in->at(i).source)];
+      cell = cell || (source.kind == Source::kCell && source.stage == stage_);
+    }
+  }
+  // The end of a sequence is known when its stage has ended.
+  if (any && (stages_[static_cast<size_t>(stage_)]->length >= 0 || cell || (timed && end))) NewStage(-1);
+  for (ValPtr& in : call.in) {
+    if (!in || in->constant()) continue;
+    in = Bring(*in, {-1, in->time >= 0 ? SequenceRead::kEach : SequenceRead::kAfter});
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ValueId> Lowering::ValueIn(int source) {
+  const int now = std::exchange(stage_, sources_[static_cast<size_t>(source)].stage);
+  auto id = ValueOf(source);
+  stage_ = now;
+  return id;
+}
+
+absl::StatusOr<SequenceRead> Lowering::ReadOf(const Origin& origin) {
+  const Source source = sources_[static_cast<size_t>(origin.source)];
+  SequenceRead read{.kind = origin.kind, .stage = source.stage, .port = 0, .shift = origin.shift, .reversed = origin.reversed, .at = origin.at, .offset = 0};
+  if (source.kind == Source::kInput) {
+    read.stage = -1;
+    read.port = port_of_input_[static_cast<size_t>(source.input)];
+    if (read.port < 0) return absl::InvalidArgumentError(absl::StrCat("reads input ", Shown(inputs_[static_cast<size_t>(source.input)].declared.name), ", which has integers that come once for a sequence: only a length can be that"));
+    return read;
+  }
+  if (source.kind == Source::kCell) {
+    read.port = source.state;
+    return read;
+  }
+  LSTM_ASSIGN_OR_RETURN(const ValueId value, ValueIn(origin.source));
+  Stage& stage = *stages_[static_cast<size_t>(source.stage)];
+  if (origin.kind == SequenceRead::kAfter) {
+    const auto [it, fresh] = stage.kept.try_emplace(value, -1);
+    if (fresh) {
+      LSTM_ASSIGN_OR_RETURN(it->second, stage.builder.AddState(FreshName(absl::StrCat(node_name_, ".kept")), stage.builder.value(value).shape, {}));
+      LSTM_RETURN_IF_ERROR(stage.builder.AddNode(FreshName(absl::StrCat(node_name_, ".keep")), StateWriteOp{it->second}, {value}).status());
+    }
+    read.port = it->second;
+    return read;
+  }
+  const auto [it, fresh] = stage.shown.try_emplace(value, static_cast<int>(stage.shown.size()));
+  if (fresh) LSTM_RETURN_IF_ERROR(stage.builder.AddOutput({.name = FreshName(absl::StrCat(node_name_, ".steps")), .value = value}));
+  stage.timed = true;
+  read.port = it->second;
+  return read;
+}
+
+absl::StatusOr<SequenceRead> Lowering::ReadAfter(const Val& val) {
+  const Element first = val.at(0);
+  for (int64_t i = 0; i < val.count(); ++i) {
+    if (!(val.at(i) == Element{first.source, first.index + static_cast<int32_t>(i)})) return absl::InternalError("reads scattered elements");
+  }
+  const Source& source = sources_[static_cast<size_t>(first.source)];
+  const Origin how{first.source, SequenceRead::kAfter};
+  std::optional<Origin> origin = source.kind == Source::kImport ? Composed(source, how) : std::optional<Origin>();
+  LSTM_ASSIGN_OR_RETURN(SequenceRead read, ReadOf(origin ? *origin : how));
+  read.offset = first.index;
+  return read;
+}
+
+absl::StatusOr<ValueId> Lowering::Materialize(int index) {
+  const Source source = sources_[static_cast<size_t>(index)];
+  LSTM_ASSIGN_OR_RETURN(const SequenceRead read, ReadOf(source.origin));
+  Stage& stage = *stages_[static_cast<size_t>(source.stage)];
+  if (read.kind == SequenceRead::kEach) {
+    stage.timed = true;
+    const bool ids = sources_[static_cast<size_t>(source.origin.source)].kind == Source::kInput && read.stage < 0 && ports_[static_cast<size_t>(read.port)].dtype == DType::kI32;
+    Shape shape = source.shape;
+    if (ids) shape.clear();
+    LSTM_ASSIGN_OR_RETURN(const ValueId id, stage.builder.AddInput({.name = FreshName(absl::StrCat(node_name_, ".in"))}, ids ? DType::kI32 : DType::kF32, std::move(shape)));
+    stage.inputs.push_back(read);
+    stage.input_values.push_back(id);
+    return id;
+  }
+  if (read.stage < 0) ports_[static_cast<size_t>(read.port)].optional = false;  // only as a state to begin from it may be left out
+  LSTM_ASSIGN_OR_RETURN(const StateId state, stage.builder.AddState(FreshName(absl::StrCat(node_name_, ".given")), source.shape, {}));
+  LSTM_ASSIGN_OR_RETURN(const ValueId id, stage.builder.AddNode(FreshName(absl::StrCat(node_name_, ".same")), StateReadOp{state}, {}));
+  LSTM_RETURN_IF_ERROR(stage.builder.AddNode(FreshName(absl::StrCat(node_name_, ".stays")), StateWriteOp{state}, {id}).status());
+  stage.states.emplace_back(state, read);
+  return id;
+}
+
+absl::StatusOr<ValPtr> Lowering::Accumulated(const Val& val, ReduceKind kind) {
+  using E = ElementwiseKind;
+  const int64_t n = val.count();
+  stages_[static_cast<size_t>(stage_)]->timed = true;
+  Val flat = *Reshaped(val, {n});
+  flat.time = -1;
+  flat.tail = 0;
+  flat.last = false;
+  const auto begin = [&](const char* what, const Shape& shape, float initial) -> absl::StatusOr<std::pair<StateId, ValPtr>> {
+    std::vector<float> values;
+    if (initial != 0) values.assign(static_cast<size_t>(CheckedElementCount(shape)), initial);
+    LSTM_ASSIGN_OR_RETURN(const StateId state, AddState(absl::StrCat(node_name_, ".", what), shape, std::move(values)));
+    LSTM_ASSIGN_OR_RETURN(const ValueId id, Add(absl::StrCat(what, ".before"), StateReadOp{state}, {}));
+    return std::pair(state, Computed(id, shape, Val{}));
+  };
+  const auto end = [&](StateId state, const Val& next) -> absl::Status {
+    LSTM_ASSIGN_OR_RETURN(const ValueId id, Use(next, next.shape));
+    return Add("after", StateWriteOp{state}, {id}).status();
+  };
+  constexpr float kMost = std::numeric_limits<float>::max();
+  const bool sum = kind == ReduceKind::kSum || kind == ReduceKind::kMean;
+  const float initial = kind == ReduceKind::kMaximum ? -kMost : kind == ReduceKind::kMinimum ? kMost : kind == ReduceKind::kProduct ? 1 : 0;
+  LSTM_ASSIGN_OR_RETURN(const auto so_far, begin("so_far", {n}, initial));
+  ValPtr out;
+  if (!sum) {
+    LSTM_ASSIGN_OR_RETURN(out, Combine(kind == ReduceKind::kMaximum ? E::kMaximum : kind == ReduceKind::kMinimum ? E::kMinimum : E::kMultiply, *so_far.second, flat));
+    LSTM_RETURN_IF_ERROR(end(so_far.first, *out));
+  } else {  // what is lost to rounding is added in the next step (Kahan 1965): sequences may have a million steps
+    LSTM_ASSIGN_OR_RETURN(const auto lost, begin("lost", {n}, 0));
+    LSTM_ASSIGN_OR_RETURN(const ValPtr more, Combine(E::kSubtract, flat, *lost.second));
+    LSTM_ASSIGN_OR_RETURN(out, Combine(E::kAdd, *so_far.second, *more));
+    LSTM_ASSIGN_OR_RETURN(const ValPtr came, Combine(E::kSubtract, *out, *so_far.second));
+    LSTM_ASSIGN_OR_RETURN(const ValPtr now_lost, Combine(E::kSubtract, *came, *more));
+    LSTM_RETURN_IF_ERROR(end(so_far.first, *out));
+    LSTM_RETURN_IF_ERROR(end(lost.first, *now_lost));
+  }
+  if (kind == ReduceKind::kMean) {
+    LSTM_ASSIGN_OR_RETURN(const auto steps, begin("steps", {1}, 0));
+    LSTM_ASSIGN_OR_RETURN(const ValPtr count, Scaled(*steps.second, 1, 1));
+    LSTM_RETURN_IF_ERROR(end(steps.first, *count));
+    LSTM_ASSIGN_OR_RETURN(out, Combine(E::kDivide, *out, *count));
+  }
+  auto named = std::make_shared<Val>(*out);
+  named->last = true;
+  return ValPtr(named);
+}
+
+absl::StatusOr<SequenceModel> Lowering::TakeSequence() {
+  SequenceModel out;
+  std::set<std::string> taken;
+  for (const Output& output : outputs_) {
+    if (output.value->constant()) continue;
+    if (output.value->tail != 0 || output.value->head != 0) return Refuse(absl::StrCat("output ", Shown(output.name), " is longer than the sequence by frames of padding"));
+    node_name_ = output.name;
+    const Val& val = *output.value;
+    const bool each = val.time >= 0;
+    Shape shape;
+    for (int64_t n : val.shape) {
+      if (n != 1) shape.push_back(n);
+    }
+    if (shape.empty()) shape = {1};
+    // All of one source in order: read where it lies. Else one more value of the last stage.
+    const int first = val.at(0).source;
+    bool in_order = CheckedElementCount(sources_[static_cast<size_t>(first)].shape) == val.count();
+    for (int64_t i = 0; in_order && i < val.count(); ++i) in_order = val.at(i) == Element{first, static_cast<int32_t>(i)};
+    Origin origin{first, each ? SequenceRead::kEach : SequenceRead::kAfter};
+    const Source source = sources_[static_cast<size_t>(first)];
+    const bool full = source.stage < 0 || stages_[static_cast<size_t>(source.stage)]->length < 0;
+    if (in_order && source.kind == Source::kImport && full) {
+      // Results are read as a stage of all steps reads them.
+      const std::optional<Origin> composed = each ? (source.origin.kind == SequenceRead::kEach ? std::optional(source.origin) : std::nullopt)
+                                                  : (source.origin.kind != SequenceRead::kEach ? std::optional(source.origin) : std::nullopt);
+      in_order = composed.has_value() && sources_[static_cast<size_t>(composed->source)].kind != Source::kInput;
+      if (in_order) origin = *composed;
+    }
+    if (!in_order || source.kind == Source::kInput || source.kind == Source::kConstant) {
+      const Origin how{-1, each ? SequenceRead::kEach : SequenceRead::kAfter};
+      if (stages_[static_cast<size_t>(stage_)]->length >= 0 || !CanBring(val, how)) NewStage(-1);
+      const ValPtr brought = Bring(val, how);
+      LSTM_ASSIGN_OR_RETURN(const ValueId id, Use(*brought, shape));
+      origin.source = Computed(id, shape, *brought)->source;
+      origin.kind = how.kind;
+    }
+    LSTM_ASSIGN_OR_RETURN(const SequenceRead read, ReadOf(origin));
+    std::string clean;
+    for (char c : output.name.substr(0, 190)) {
+      const bool good = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '.' || c == '/' || c == ':' || c == '-';
+      clean.push_back(good ? c : '_');
+    }
+    for (int k = 2; clean.empty() || !taken.insert(clean).second; ++k) clean = absl::StrCat(clean, ".", k);
+    out.results.push_back(read);
+    out.outputs.push_back({.name = clean, .shape = shape, .once = !each});
+  }
+  if (out.outputs.empty()) return Refuse("none of its outputs is computed");
+  // Stages that nothing needs are left out.
+  std::set<int> live;
+  std::vector<int> open;
+  const auto need = [&](const SequenceRead& read) {
+    if (read.stage >= 0 && live.insert(read.stage).second) open.push_back(read.stage);
+  };
+  for (const SequenceRead& read : out.results) need(read);
+  while (!open.empty()) {
+    const Stage& stage = *stages_[static_cast<size_t>(open.back())];
+    open.pop_back();
+    for (const SequenceRead& read : stage.inputs) need(read);
+    for (const auto& [state, read] : stage.states) need(read);
+  }
+  std::map<int, int> place;
+  for (int s : live) place.emplace(s, static_cast<int>(place.size()));
+  const auto moved = [&](SequenceRead read) {
+    if (read.stage >= 0) read.stage = place.at(read.stage);
+    return read;
+  };
+  out.inputs = ports_;
+  out.lengths = lengths_;
+  for (SequenceRead& read : out.results) read = moved(read);
+  for (int s : live) {
+    Stage& from = *stages_[static_cast<size_t>(s)];
+    SequenceStage& stage = out.stages.emplace_back();
+    LSTM_ASSIGN_OR_RETURN(Model model, std::move(from.builder).BuildStage());
+    for (size_t i = 0; i < from.inputs.size(); ++i) {
+      const SequenceRead& read = from.inputs[i];
+      if (read.stage >= 0 || model.inputs[i].limit == 0) continue;
+      int64_t& limit = out.inputs[static_cast<size_t>(read.port)].limit;
+      limit = limit == 0 ? model.inputs[i].limit : std::min(limit, model.inputs[i].limit);
+    }
+    stage.model = std::make_shared<const Model>(std::move(model));
+    stage.length = from.length;
+    stage.once = !from.timed;
+    for (const SequenceRead& read : from.inputs) stage.inputs.push_back(moved(read));
+    for (const auto& [state, read] : from.states) stage.states.emplace_back(state, moved(read));
+  }
+  return out;
+}
+
+}  // namespace lstm::core::onnx

@@ -1,0 +1,415 @@
+// SPDX-License-Identifier: MIT
+#include <gmock/gmock.h>
+#include <google/protobuf/text_format.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <functional>
+
+#include "core/engine/sequence_run.h"
+#include "core/import/onnx/onnx_import.h"
+#include "tests/core/import/onnx/onnx_reference.h"
+#include "tests/core/import/onnx/onnx_writer.h"
+#include "tests/support/program_runner.h"
+
+// Graphs that look ahead: refused for sessions, computed over whole sequences, against references that see all of it at once.
+namespace lstm::core {
+namespace {
+
+using ::testing::HasSubstr;
+using testing::kActivations;
+using testing::Numbers;
+using testing::OnnxWriter;
+using testing::Reference;
+using testing::Vector;
+using W = OnnxWriter;
+using Rows = std::vector<Vector>;  // [T], of one step each
+using Named = std::map<std::string, Rows>;
+
+absl::StatusOr<Model> Import(const std::string& file, const std::string& manifest = "") {
+  manifest::v1::Manifest parsed;
+  EXPECT_TRUE(google::protobuf::TextFormat::ParseFromString(manifest, &parsed)) << manifest;
+  return ImportOnnx(std::as_bytes(std::span(file)), parsed);
+}
+
+// Runs a sequence alone in an engine; an input that comes once is one row, and one that is left out is not there.
+absl::StatusOr<Named> RunSequence(const Model& model, uint32_t steps, const Named& inputs) {
+  auto program = SequenceProgram::Compile(std::make_shared<const Model>(model), {.max_batch = 4});
+  if (!program.ok()) return program.status();
+  std::vector<std::vector<std::byte>> bytes;
+  for (const SequencePort& port : model.sequence->inputs) {
+    auto& in = bytes.emplace_back();
+    const auto it = inputs.find(port.name);
+    if (it == inputs.end()) continue;
+    for (const Vector& row : it->second) {
+      for (double v : row) {
+        const auto f = static_cast<float>(v);
+        const auto i = static_cast<int32_t>(v);
+        const auto* from = port.dtype == DType::kI32 ? reinterpret_cast<const std::byte*>(&i) : reinterpret_cast<const std::byte*>(&f);
+        in.insert(in.end(), from, from + 4);
+      }
+    }
+  }
+  auto run = SequenceRun::Make(*program, steps, std::move(bytes));
+  if (!run.ok()) return run.status();
+  BatchEngine engine;
+  Turn turn;
+  while ((*run)->Next(turn)) {
+    engine.Add(&turn);
+    std::vector<Turn*> finished;
+    while (finished.empty()) engine.RunBatch(finished);
+    if (!turn.status.ok()) return turn.status;
+    (*run)->Take(turn);
+  }
+  Named out;
+  for (size_t o = 0; o < model.sequence->outputs.size(); ++o) {
+    const SequencePort& port = model.sequence->outputs[o];
+    const std::vector<std::byte> raw = (*run)->Output(o);
+    const auto width = static_cast<size_t>(CheckedElementCount(port.shape));
+    for (size_t at = 0; at < raw.size(); at += width * 4) {
+      Vector& row = out[port.name].emplace_back();
+      for (size_t i = 0; i < width; ++i) {
+        float f = 0;
+        std::memcpy(&f, raw.data() + at + i * 4, 4);
+        row.push_back(static_cast<double>(f));
+      }
+    }
+  }
+  return out;
+}
+
+Rows Random(testing::Random& random, size_t steps, size_t width) {
+  Rows out(steps, Vector(width));
+  for (Vector& row : out) {
+    for (double& v : row) v = static_cast<double>(random.Uniform());
+  }
+  return out;
+}
+
+void ExpectNear(const Rows& came, const Rows& expected, double bar, const std::string& what) {
+  ASSERT_EQ(came.size(), expected.size()) << what;
+  for (size_t t = 0; t < came.size(); ++t) {
+    ASSERT_EQ(came[t].size(), expected[t].size()) << what << " step " << t;
+    for (size_t i = 0; i < came[t].size(); ++i) ASSERT_NEAR(came[t][i], expected[t][i], bar) << what << " step " << t << " element " << i;
+  }
+}
+
+// One node of any direction, layout, length, states and attributes.
+void CheckRandomNode(uint64_t seed) {
+  testing::Random random(seed);
+  const auto coin = [&] { return random.Below(2) == 1; };
+  const std::string op = std::vector<std::string>{"LSTM", "GRU", "RNN"}[random.Below(3)];
+  const std::string direction = std::vector<std::string>{"reverse", "bidirectional", "forward"}[random.Below(3)];
+  const auto n = static_cast<int64_t>(1 + random.Below(4)), width = static_cast<int64_t>(1 + random.Below(4));
+  const int64_t gates = op == "LSTM" ? 4 : op == "GRU" ? 3 : 1, directions = direction == "bidirectional" ? 2 : 1;
+  const size_t functions = op == "LSTM" ? 3 : op == "GRU" ? 2 : 1;
+  const bool layout = coin(), biased = coin(), peepholes = op == "LSTM" && coin(), coupled = op == "LSTM" && coin(), after = op == "GRU" && coin();
+  const bool usual = random.Below(3) == 0, clipped = random.Below(3) == 0;
+  const uint64_t states = random.Below(3);  // none, constant, inputs
+  uint64_t lens = random.Below(3);          // none, constant, an input
+  if (direction == "forward" && lens == 0) lens = 1;  // else it has steps
+  const auto steps = static_cast<uint32_t>(2 + random.Below(6));
+  const uint32_t length = lens == 0 ? steps : static_cast<uint32_t>(1 + random.Below(steps));
+
+  std::vector<float> w, r, b, p, alphas, betas, h0, c0;
+  std::vector<std::string> activations;
+  std::vector<Reference> refs;
+  for (int64_t d = 0; d < directions; ++d) {
+    Reference ref;
+    ref.op = op, ref.hidden = n, ref.width = width, ref.coupled = coupled, ref.after = after;
+    if (clipped) ref.clip = 0.7;
+    ref.w = Numbers(random, gates * n * width), ref.r = Numbers(random, gates * n * n, 0.5f);
+    ref.b = biased ? Numbers(random, 2 * gates * n) : std::vector<float>(static_cast<size_t>(2 * gates * n), 0);
+    if (peepholes) ref.p = Numbers(random, 3 * n);
+    for (size_t i = 0; i < functions; ++i) {
+      ref.activations.push_back(usual ? (i == 0 && functions > 1 ? "Sigmoid" : "Tanh") : kActivations[random.Below(kActivations.size())]);
+      const std::string& a = ref.activations.back();
+      const bool both = a == "Affine" || a == "ScaledTanh" || a == "HardSigmoid";
+      if (both || a == "LeakyRelu" || a == "ThresholdedRelu" || a == "Elu") ref.alphas.push_back(0.3f + std::fabs(random.Uniform(0.4f)));
+      if (both) ref.betas.push_back(random.Uniform(0.5f));
+    }
+    const std::vector<float> h = states > 0 ? Numbers(random, n) : std::vector<float>(static_cast<size_t>(n), 0), c = states > 0 && op == "LSTM" ? Numbers(random, n) : std::vector<float>(static_cast<size_t>(n), 0);
+    ref.h.assign(h.begin(), h.end()), ref.c.assign(c.begin(), c.end());
+    const auto add = [](auto& to, const auto& from) { to.insert(to.end(), from.begin(), from.end()); };
+    add(w, ref.w), add(r, ref.r), add(b, ref.b), add(p, ref.p), add(alphas, ref.alphas), add(betas, ref.betas), add(h0, h), add(c0, c), add(activations, ref.activations);
+    refs.push_back(ref);
+  }
+  OnnxWriter file;
+  file.Input(W::Declared("X", layout ? Shape{-1, -2, width} : Shape{-2, -1, width}));
+  file.Initializer(W::Tensor("W", {directions, gates * n, width}, w)).Initializer(W::Tensor("R", {directions, gates * n, n}, r));
+  if (biased) file.Initializer(W::Tensor("B", {directions, 2 * gates * n}, b));
+  if (peepholes) file.Initializer(W::Tensor("P", {directions, 3 * n}, p));
+  std::vector<std::string> in = {"X", "W", "R", biased ? "B" : "", lens > 0 ? "lens" : "", states > 0 ? "h0" : "", states > 0 && op == "LSTM" ? "c0" : "", peepholes ? "P" : ""};
+  if (op != "LSTM") in.resize(6);
+  if (lens == 1) file.Initializer(W::IntTensor("lens", {1}, {length}));
+  if (lens == 2) file.Input(W::Declared("lens", {-1}, 6));
+  Named inputs;
+  for (const auto& [name, values] : {std::pair<std::string, const std::vector<float>*>{"h0", &h0}, {"c0", &c0}}) {
+    if (states == 0 || (name == "c0" && op != "LSTM")) continue;
+    if (states == 1) file.Initializer(W::Tensor(name, layout ? Shape{1, directions, n} : Shape{directions, 1, n}, *values));
+    if (states == 2) file.Input(W::Declared(name, layout ? Shape{-1, directions, n} : Shape{directions, -1, n})), inputs[name] = {Vector(values->begin(), values->end())};
+  }
+  std::string attributes = W::Int("hidden_size", n) + W::Text("direction", direction) + W::Int("layout", layout);
+  if (op == "LSTM") attributes += W::Int("input_forget", coupled);
+  if (op == "GRU") attributes += W::Int("linear_before_reset", after);
+  if (!usual) attributes += W::Texts("activations", activations) + W::Reals("activation_alpha", alphas) + W::Reals("activation_beta", betas);
+  if (clipped) attributes += W::Real("clip", 0.7f);
+  std::vector<std::string> out = {"Y", "Y_h"};
+  if (op == "LSTM") out.push_back("Y_c");
+  file.Node(op, in, out, attributes);
+  for (const std::string& o : out) file.Output(o);
+  const std::string what = "seed " + std::to_string(seed) + " " + op + " " + direction;
+
+  const auto model = Import(file.File(22));
+  ASSERT_TRUE(model.ok()) << what << ": " << model.status();
+  ASSERT_TRUE(model->sequence) << what;
+  EXPECT_EQ(model->not_streamable.empty(), direction == "forward" && lens == 2) << what << " " << model->not_streamable;
+  inputs["X"] = Random(random, steps, static_cast<size_t>(width));
+  if (lens == 2) inputs["lens"] = {{static_cast<double>(length)}};
+  Rows y(steps, Vector(static_cast<size_t>(directions * n), 0)), ends(1), cells(1);
+  for (size_t d = 0; d < refs.size(); ++d) {
+    const bool backwards = direction == "reverse" || d == 1;
+    for (uint32_t k = 0; k < length; ++k) {
+      const uint32_t t = backwards ? length - 1 - k : k;
+      refs[d].Step(inputs["X"][t]);
+      std::copy(refs[d].h.begin(), refs[d].h.end(), y[t].begin() + static_cast<long>(d) * n);
+    }
+    ends[0].insert(ends[0].end(), refs[d].h.begin(), refs[d].h.end());
+    cells[0].insert(cells[0].end(), refs[d].c.begin(), refs[d].c.end());
+  }
+  auto came = RunSequence(*model, steps, inputs);
+  ASSERT_TRUE(came.ok()) << what << ": " << came.status();
+  ExpectNear((*came)["Y"], y, 1e-5, what + " Y");
+  ExpectNear((*came)["Y_h"], ends, 1e-5, what + " Y_h");
+  if (op == "LSTM") ExpectNear((*came)["Y_c"], cells, 1e-5, what + " Y_c");
+  if (lens != 2) return;
+  Named shorter = inputs;
+  shorter["X"].resize(length);
+  shorter["lens"] = Rows(1, Vector(1, static_cast<double>(length + 1)));
+  EXPECT_THAT(std::string(RunSequence(*model, length, shorter).status().message()), HasSubstr(absl::StrCat("input 'lens' is ", length + 1, ", expected 1 to ", length))) << what;
+  shorter.erase("lens");  // all of it; states that are left out are zeros
+  shorter.erase("h0");
+  shorter.erase("c0");
+  auto all = RunSequence(*model, length, shorter);
+  ASSERT_TRUE(all.ok()) << what << ": " << all.status();
+}
+
+TEST(OnnxWholeTest, RandomRecurrentNodesOverTheirAttributes) {
+  for (uint64_t seed = 1; seed <= 600 && !HasFailure(); ++seed) CheckRandomNode(seed);
+}
+
+// A bidirectional LSTM with random weights after `graph`, as PyTorch exports it, and the same by hand.
+struct TwoWay {
+  TwoWay(testing::Random& random, OnnxWriter& file, const std::string& x, const std::string& y, int64_t width, int64_t hidden) {
+    std::vector<float> w, r, b;
+    for (Reference* ref : {&forward, &back}) {
+      ref->op = "LSTM", ref->hidden = hidden, ref->width = width, ref->activations = {"Sigmoid", "Tanh", "Tanh"};
+      ref->w = Numbers(random, 4 * hidden * width), ref->r = Numbers(random, 4 * hidden * hidden, 0.5f), ref->b = Numbers(random, 8 * hidden);
+      w.insert(w.end(), ref->w.begin(), ref->w.end()), r.insert(r.end(), ref->r.begin(), ref->r.end()), b.insert(b.end(), ref->b.begin(), ref->b.end());
+    }
+    file.Initializer(W::Tensor(y + "W", {2, 4 * hidden, width}, w)).Initializer(W::Tensor(y + "R", {2, 4 * hidden, hidden}, r)).Initializer(W::Tensor(y + "B", {2, 8 * hidden}, b));
+    file.Initializer(W::IntTensor(y + "S", {3}, {0, 0, -1}));
+    file.Node("LSTM", {x, y + "W", y + "R", y + "B"}, {y + "4", y + "h", y + "c"}, W::Int("hidden_size", hidden) + W::Text("direction", "bidirectional"));
+    file.Node("Transpose", {y + "4"}, {y + "t"}, W::Ints("perm", {0, 2, 1, 3})).Node("Reshape", {y + "t", y + "S"}, {y});
+  }
+  Rows Over(const Rows& x) {
+    Rows y(x.size());
+    for (Reference* ref : {&forward, &back}) ref->h.assign(static_cast<size_t>(ref->hidden), 0), ref->c = ref->h;
+    Rows b(x.size());
+    for (size_t t = 0; t < x.size(); ++t) forward.Step(x[t]), y[t] = forward.h;
+    for (size_t t = x.size(); t-- > 0;) back.Step(x[t]), b[t] = back.h;
+    for (size_t t = 0; t < x.size(); ++t) y[t].insert(y[t].end(), b[t].begin(), b[t].end());
+    return y;
+  }
+  Reference forward, back;
+};
+
+TEST(OnnxWholeTest, StacksOfBothDirectionsWithLayersBetween) {
+  testing::Random random(7);
+  OnnxWriter file;
+  file.Input(W::Declared("x", {-2, -1, 3}));
+  TwoWay one(random, file, "x", "a", 3, 4), two(random, file, "a", "b", 8, 2);
+  file.Node("Tanh", {"b"}, {"q"});
+  TwoWay three(random, file, "q", "d", 4, 3);
+  const auto model = Import(file.Output("b").Output("d").Output("ah").File());
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_THAT(model->not_streamable, HasSubstr("LSTM node 'LSTM_0': its direction is 'bidirectional'"));
+  EXPECT_EQ(model->sequence->stages.size(), 5u);  // one for each layer, and one for what is between and after
+  for (const uint32_t steps : {1u, 2u, 9u}) {
+    const Rows x = Random(random, steps, 3), b = two.Over(one.Over(x));
+    Rows q = b;
+    for (Vector& row : q) {
+      for (double& v : row) v = std::tanh(v);
+    }
+    auto came = RunSequence(*model, steps, {{"x", x}});
+    ASSERT_TRUE(came.ok()) << came.status();
+    ExpectNear((*came)["b"], b, 1e-5, "b");
+    ExpectNear((*came)["d"], three.Over(q), 1e-5, "d");
+    Vector ends = one.forward.h;
+    ends.insert(ends.end(), one.back.h.begin(), one.back.h.end());
+    ExpectNear((*came)["ah"], {ends}, 1e-5, "ah");
+  }
+}
+
+// `build` writes nodes that read x [T, N, 3] and give y; `expected` sees the whole sequence.
+void CheckGraph(const std::string& what, const std::function<void(OnnxWriter&)>& build, const std::function<Rows(const Rows&)>& expected, size_t width = 3) {
+  OnnxWriter file;
+  file.Input(W::Declared("x", {-2, -1, static_cast<int64_t>(width)}));
+  build(file);
+  const auto model = Import(file.Output("y").File(), "onnx { input { name: 'x' time: 0 } }");
+  ASSERT_TRUE(model.ok()) << what << ": " << model.status();
+  ASSERT_TRUE(model->sequence) << what;
+  testing::Random random(11);
+  for (const uint32_t steps : {3u, 1u, 8u}) {
+    const Rows x = Random(random, steps, width);
+    auto came = RunSequence(*model, steps, {{"x", x}});
+    ASSERT_TRUE(came.ok()) << what << ": " << came.status();
+    ExpectNear((*came)["y"], expected(x), 2e-6, what);
+  }
+}
+
+TEST(OnnxWholeTest, ReductionsAndSoftmaxOverTime) {
+  const auto reduced = [](const Rows& x, const std::function<double(const Vector&)>& f) {
+    Rows y(1);
+    for (size_t i = 0; i < x[0].size(); ++i) {
+      Vector column;
+      for (const Vector& row : x) column.push_back(row[i]);
+      y[0].push_back(f(column));
+    }
+    return y;
+  };
+  const auto sum = [](const Vector& v) { double s = 0; for (double a : v) s += a; return s; };
+  CheckGraph("mean", [](OnnxWriter& f) { f.Node("ReduceMean", {"x"}, {"y"}, W::Ints("axes", {0})); }, [&](const Rows& x) { return reduced(x, [&](const Vector& v) { return sum(v) / static_cast<double>(v.size()); }); });
+  CheckGraph("sum", [](OnnxWriter& f) { f.Node("ReduceSum", {"x"}, {"y"}, W::Ints("axes", {0})); }, [&](const Rows& x) { return reduced(x, sum); });
+  CheckGraph("max", [](OnnxWriter& f) { f.Node("ReduceMax", {"x"}, {"y"}, W::Ints("axes", {0})); }, [&](const Rows& x) { return reduced(x, [](const Vector& v) { return *std::max_element(v.begin(), v.end()); }); });
+  CheckGraph("min", [](OnnxWriter& f) { f.Node("ReduceMin", {"x"}, {"y"}, W::Ints("axes", {0})); }, [&](const Rows& x) { return reduced(x, [](const Vector& v) { return *std::min_element(v.begin(), v.end()); }); });
+  CheckGraph("product", [](OnnxWriter& f) { f.Node("ReduceProd", {"x"}, {"y"}, W::Ints("axes", {0})); }, [&](const Rows& x) { return reduced(x, [](const Vector& v) { double p = 1; for (double a : v) p *= a; return p; }); });
+  CheckGraph("less its mean", [](OnnxWriter& f) { f.Node("ReduceMean", {"x"}, {"m"}, W::Ints("axes", {0})).Node("Sub", {"x", "m"}, {"y"}); }, [&](Rows x) {
+    const Rows m = reduced(x, [&](const Vector& v) { return sum(v) / static_cast<double>(v.size()); });
+    for (Vector& row : x) for (size_t i = 0; i < row.size(); ++i) row[i] -= m[0][i];
+    return x;
+  });
+  for (const bool log : {false, true}) {
+    CheckGraph("softmax", [&](OnnxWriter& f) { f.Node(log ? "LogSoftmax" : "Softmax", {"x"}, {"y"}, W::Int("axis", 0)); }, [&](Rows x) {
+      const Rows s = reduced(x, [&](const Vector& v) { double e = 0; for (double a : v) e += std::exp(a); return e; });
+      for (Vector& row : x) for (size_t i = 0; i < row.size(); ++i) row[i] = log ? row[i] - std::log(s[0][i]) : std::exp(row[i]) / s[0][i];
+      return x;
+    });
+  }
+  // Attention that pools: the shares of the steps, and the steps by their shares.
+  CheckGraph("attention", [](OnnxWriter& f) {
+    f.Initializer(W::Tensor("A", {3, 1}, {0.5f, -1, 2})).Node("MatMul", {"x", "A"}, {"s"}).Node("Softmax", {"s"}, {"p"}, W::Int("axis", 0));
+    f.Node("Transpose", {"p"}, {"pt"}, W::Ints("perm", {1, 2, 0})).Node("Transpose", {"x"}, {"xt"}, W::Ints("perm", {1, 0, 2})).Node("MatMul", {"pt", "xt"}, {"y"});
+  }, [&](const Rows& x) {
+    Rows y(1, Vector(3, 0));
+    double all = 0;
+    for (const Vector& row : x) all += std::exp(0.5 * row[0] - row[1] + 2 * row[2]);
+    for (const Vector& row : x) for (size_t i = 0; i < 3; ++i) y[0][i] += std::exp(0.5 * row[0] - row[1] + 2 * row[2]) / all * row[i];
+    return y;
+  });
+}
+
+TEST(OnnxWholeTest, StepsInAnotherOrder) {
+  const auto step = [](const char* name, int64_t at) { return W::IntTensor(name, {1}, {at}); };
+  CheckGraph("the first", [&](OnnxWriter& f) { f.Initializer(W::IntTensor("i", {}, {0})).Node("Gather", {"x", "i"}, {"y"}, W::Int("axis", 0)); }, [](const Rows& x) { return Rows{x[0]}; });
+  CheckGraph("the first by a slice, to every step", [&](OnnxWriter& f) {
+    f.Initializer(step("b", 0)).Initializer(step("e", 1)).Initializer(step("a", 0)).Node("Slice", {"x", "b", "e", "a"}, {"s"}).Node("Add", {"x", "s"}, {"y"});
+  }, [](Rows x) {
+    const Vector first = x[0];
+    for (Vector& row : x) for (size_t i = 0; i < 3; ++i) row[i] += first[i];
+    return x;
+  });
+  const auto turn = [&](OnnxWriter& f, const std::string& from, const std::string& to) {
+    f.Node("Slice", {from, "b", "e", "a", "s"}, {to});
+  };
+  const auto parts = [&](OnnxWriter& f) { f.Initializer(step("b", -1)).Initializer(step("e", INT64_MIN)).Initializer(step("a", 0)).Initializer(step("s", -1)); };
+  CheckGraph("turned", [&](OnnxWriter& f) { parts(f), turn(f, "x", "y"); }, [](Rows x) { std::reverse(x.begin(), x.end()); return x; });
+  CheckGraph("turned after a function, and joined", [&](OnnxWriter& f) {
+    parts(f), f.Node("Exp", {"x"}, {"t"}), turn(f, "t", "r"), f.Node("Add", {"x", "r"}, {"y"});
+  }, [](const Rows& x) {
+    Rows y = x;
+    for (size_t t = 0; t < x.size(); ++t) for (size_t i = 0; i < 3; ++i) y[t][i] += std::exp(x[x.size() - 1 - t][i]);
+    return y;
+  });
+  // The end of a sequence, repeated for each step of the next layer.
+  CheckGraph("the last to every step", [&](OnnxWriter& f) {
+    f.Initializer(W::IntTensor("i", {}, {-1})).Node("Shape", {"x"}, {"n"}).Node("Gather", {"x", "i"}, {"l"}, W::Int("axis", 0)).Node("Expand", {"l", "n"}, {"y"});
+  }, [](const Rows& x) { return Rows(x.size(), x.back()); });
+}
+
+TEST(OnnxWholeTest, ConvolutionsThatLookAhead) {
+  testing::Random random(3);
+  struct Case { std::vector<int64_t> pads; int64_t dilation; int64_t groups; std::string mode; };
+  for (const Case& c : {Case{{1, 1}, 1, 1, ""}, {{0, 2}, 1, 1, ""}, {{2, 2}, 2, 1, ""}, {{1, 1}, 1, 3, ""}, {{}, 1, 1, "SAME_UPPER"}, {{}, 2, 1, "SAME_LOWER"}}) {
+    const std::vector<float> k = Numbers(random, 3 * (3 / c.groups) * 3), b = Numbers(random, 3);
+    CheckGraph("conv", [&](OnnxWriter& f) {
+      const std::string attributes = W::Ints("dilations", {c.dilation}) + W::Int("group", c.groups) + (c.mode.empty() ? W::Ints("pads", c.pads) : W::Text("auto_pad", c.mode));
+      f.Initializer(W::Tensor("K", {3, 3 / c.groups, 3}, k)).Initializer(W::Tensor("B", {3}, b)).Node("Tanh", {"x"}, {"u"}).Node("Transpose", {"u"}, {"t"}, W::Ints("perm", {1, 2, 0}));
+      f.Node("Conv", {"t", "K", "B"}, {"v"}, attributes).Node("Transpose", {"v"}, {"y"}, W::Ints("perm", {2, 0, 1}));
+    }, [&](const Rows& x) {
+      Rows y(x.size(), Vector(3));
+      const auto front = static_cast<long>(c.mode.empty() ? c.pads[0] : c.dilation);
+      const size_t per = static_cast<size_t>(3 / c.groups);
+      for (size_t t = 0; t < x.size(); ++t) {
+        for (size_t o = 0; o < 3; ++o) {
+          y[t][o] = static_cast<double>(b[o]);
+          for (size_t i = 0; i < per; ++i) {
+            for (size_t tap = 0; tap < 3; ++tap) {
+              const long from = static_cast<long>(t) - front + static_cast<long>(tap) * c.dilation;
+              if (from < 0 || from >= static_cast<long>(x.size())) continue;
+              const size_t channel = (c.groups == 1 ? 0 : o * per) + i;
+              y[t][o] += static_cast<double>(k[(o * per + i) * 3 + tap]) * std::tanh(x[static_cast<size_t>(from)][channel]);
+            }
+          }
+        }
+      }
+      return y;
+    });
+  }
+}
+
+TEST(OnnxWholeTest, AnotherSequenceBeginsWhereOneEnds) {
+  testing::Random random(5);
+  OnnxWriter file;
+  Reference first, second;
+  file.Input(W::Declared("x", {-2, -1, 2}));
+  for (Reference* ref : {&first, &second}) {
+    const std::string n = ref == &first ? "1" : "2";
+    ref->op = "GRU", ref->hidden = 3, ref->width = 2, ref->activations = {"Sigmoid", "Tanh"};
+    ref->w = Numbers(random, 18), ref->r = Numbers(random, 27), ref->b = Numbers(random, 18), ref->h.assign(3, 0), ref->c = ref->h;
+    file.Initializer(W::Tensor("W" + n, {1, 9, 2}, ref->w)).Initializer(W::Tensor("R" + n, {1, 9, 3}, ref->r)).Initializer(W::Tensor("B" + n, {1, 18}, ref->b));
+  }
+  file.Node("GRU", {"x", "W1", "R1", "B1"}, {"", "h"}, W::Int("hidden_size", 3)).Node("Neg", {"h"}, {"g"});
+  file.Node("GRU", {"x", "W2", "R2", "B2", "", "g"}, {"y"}, W::Int("hidden_size", 3)).Output("y");
+  const auto model = Import(file.File());
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_THAT(model->not_streamable, HasSubstr("GRU_2"));
+  const Rows x = Random(random, 5, 2);
+  for (const Vector& row : x) first.Step(row);
+  for (size_t i = 0; i < 3; ++i) second.h[i] = -first.h[i];
+  Rows y;
+  for (const Vector& row : x) second.Step(row), y.push_back(second.h);
+  auto came = RunSequence(*model, 5, {{"x", x}});
+  ASSERT_TRUE(came.ok()) << came.status();
+  ExpectNear((*came)["y"], y, 1e-5, "y");
+}
+
+TEST(OnnxWholeTest, WhatNeitherStepsNorSequencesCanSayIsRefused) {
+  const auto refusal = [](const OnnxWriter& file) {
+    const auto model = Import(file.File(), "onnx { input { name: 'x' time: 0 } }");
+    return model.ok() ? "accepted" : std::string(model.status().message());
+  };
+  OnnxWriter file;
+  file.Input(W::Declared("x", {-2, -1, 3}));
+  OnnxWriter apart = file, cut = file, square = file;
+  apart.Initializer(W::IntTensor("b", {1}, {0})).Initializer(W::IntTensor("e", {1}, {9999})).Initializer(W::IntTensor("a", {1}, {0})).Initializer(W::IntTensor("s", {1}, {2}));
+  EXPECT_THAT(refusal(apart.Node("Slice", {"x", "b", "e", "a", "s"}, {"y"}).Output("y")), HasSubstr("Slice node 'Slice_0': takes steps of time apart"));
+  cut.Initializer(W::IntTensor("b", {1}, {1})).Initializer(W::IntTensor("e", {1}, {9999})).Initializer(W::IntTensor("a", {1}, {0}));
+  EXPECT_THAT(refusal(cut.Node("Slice", {"x", "b", "e", "a"}, {"y"}).Output("y")), HasSubstr("cuts time"));
+  square.Node("Transpose", {"x"}, {"l"}, W::Ints("perm", {1, 0, 2})).Node("Transpose", {"x"}, {"r"}, W::Ints("perm", {1, 2, 0})).Node("MatMul", {"l", "r"}, {"y"});
+  EXPECT_THAT(refusal(square.Output("y")), HasSubstr("MatMul_2"));
+}
+
+}  // namespace
+}  // namespace lstm::core
