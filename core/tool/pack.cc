@@ -11,6 +11,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
+#include "core/check/recording.h"
 #include "core/check/self_check.h"
 #include "core/import/hash_list.h"
 #include "core/import/mapped_file.h"
@@ -20,6 +21,8 @@ namespace lstm::core {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr int kRecordedSteps = 16;
 
 struct Options {
   std::string source, output;
@@ -43,19 +46,31 @@ absl::Status Write(const fs::path& path, std::span<const std::byte> bytes) {
   return good ? absl::OkStatus() : absl::UnavailableError(absl::StrCat("'", path.string(), "': ", std::strerror(error)));
 }
 
-// Copies the files that a version is made of, with their list, and checks the copy: what is read once more is what was written.
+// Copies the files that a version is made of, records what they compute, and lists them all with their hashes.
 absl::Status Fill(const fs::path& source, const std::vector<std::string>& files, const fs::path& partial, const Options& options) {
   std::string list;
+  const auto add = [&](const std::string& name, std::span<const std::byte> bytes) {
+    absl::StrAppend(&list, Sha256Hex(bytes), "  ", name, "\n");
+    return Write(partial / name, bytes);
+  };
   for (const std::string& name : files) {
-    const bool graph = !fs::is_directory(source);
-    LSTM_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Open((graph ? source : source / name).string(), SIZE_MAX));
-    LSTM_RETURN_IF_ERROR(Write(partial / name, file.bytes()));
-    absl::StrAppend(&list, Sha256Hex(file.bytes()), "  ", name, "\n");
+    LSTM_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Open((fs::is_directory(source) ? source / name : source).string(), SIZE_MAX));
+    LSTM_RETURN_IF_ERROR(add(name, file.bytes()));
+  }
+  const StepProgram::Options compile = {.max_batch = 64, .engine = options.engine};
+  LSTM_ASSIGN_OR_RETURN(auto program, LoadProgram(partial.string(), compile, nullptr));
+  LSTM_ASSIGN_OR_RETURN(const Recording recording, Recording::Make(*program, kRecordedSteps));
+  if (recording.steps() > 0) {
+    const std::string bytes = recording.Format();
+    LSTM_RETURN_IF_ERROR(add(Recording::kName, std::as_bytes(std::span(bytes))));
   }
   LSTM_RETURN_IF_ERROR(Write(partial / HashList::kName, std::as_bytes(std::span(list))));
+  // And now as a server will: what is read is what was written.
   ImportNotes notes;
-  LSTM_ASSIGN_OR_RETURN(const auto program, LoadProgram(partial.string(), {.max_batch = 64, .engine = options.engine}, &notes));
+  LSTM_ASSIGN_OR_RETURN(program, LoadProgram(partial.string(), compile, &notes));
   LSTM_RETURN_IF_ERROR(SelfCheck(*program));
+  LSTM_ASSIGN_OR_RETURN(const auto read, Recording::Read(partial.string()));
+  if (read) LSTM_RETURN_IF_ERROR(read->Replay(*program));
   if (!options.recorded.inputs.empty()) LSTM_RETURN_IF_ERROR(VerifyRecorded(*program, options.recorded));
   for (const std::string& name : notes.unused) std::cout << "not used by any layer: tensor '" << name << "'\n";
   std::cout << "model hash " << absl::BytesToHexString(program->model().hash) << "\n" << list;

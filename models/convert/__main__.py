@@ -4,11 +4,11 @@ import argparse
 import os
 import sys
 
-import numpy as np
-
 if not __package__:  # run as a directory
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     __package__ = "convert"
+
+import numpy as np  # noqa: E402
 
 from convert.errors import Refused  # noqa: E402
 
