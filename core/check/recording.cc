@@ -24,7 +24,12 @@ constexpr double kTolerance = 1e-3;
 class Session {
  public:
   explicit Session(const StepProgram& program)
-      : program_(program), scratch_(program.MakeScratch()), state_(program.state_floats()), next_(program.state_floats()), inputs_(program.inputs().size()), outputs_(program.outputs().size()) {
+      : program_(program),
+        scratch_(program.MakeScratch()),
+        state_(program.state_floats()),
+        next_(program.state_floats()),
+        inputs_(program.inputs().size()),
+        outputs_(program.outputs().size()) {
     std::copy(program.initial_state().begin(), program.initial_state().end(), state_.data());
     for (size_t o = 0; o < program.declared_outputs(); ++o) {
       answers_.emplace_back(program.outputs()[o].step_bytes / sizeof(float));
@@ -40,7 +45,8 @@ class Session {
       for (size_t k = 0; k < step[i].size(); ++k) {
         const float value = step[i][k];
         const auto id = static_cast<int32_t>(std::clamp(value, -1.0f, 1e9f));
-        std::memcpy(bytes[i].data() + k * sizeof(float), program_.inputs()[i].dtype == DType::kI32 ? static_cast<const void*>(&id) : &value, sizeof(float));
+        std::memcpy(bytes[i].data() + k * sizeof(float),
+                    program_.inputs()[i].dtype == DType::kI32 ? static_cast<const void*>(&id) : &value, sizeof(float));
       }
       inputs_[i] = bytes[i].data();
     }
@@ -54,7 +60,8 @@ class Session {
   bool Finite() const {
     const auto finite = [](float v) { return std::isfinite(v); };
     return std::all_of(state_.span().begin(), state_.span().end(), finite) &&
-           std::all_of(answers_.begin(), answers_.end(), [&](const auto& a) { return std::all_of(a.begin(), a.end(), finite); });
+           std::all_of(answers_.begin(), answers_.end(),
+                       [&](const auto& a) { return std::all_of(a.begin(), a.end(), finite); });
   }
 
  private:
@@ -81,8 +88,11 @@ absl::StatusOr<Recording> Recording::Make(const StepProgram& program, int steps)
     std::vector<std::vector<float>> step;
     for (const auto& port : program.inputs()) {
       auto& values = step.emplace_back(port.step_bytes / sizeof(float));
-      const auto limit = static_cast<float>(std::clamp<int64_t>(port.limit, 1, 1 << 24));  // ids that f32 can tell apart
-      for (float& v : values) v = port.dtype == DType::kI32 ? std::min(std::floor(unit() * limit), limit - 1) : 2 * (unit() + unit() + unit()) - 3;
+      const auto limit =
+          static_cast<float>(std::clamp<int64_t>(port.limit, 1, 1 << 24));  // ids that f32 can tell apart
+      for (float& v : values)
+        v = port.dtype == DType::kI32 ? std::min(std::floor(unit() * limit), limit - 1)
+                                      : 2 * (unit() + unit() + unit()) - 3;
     }
     LSTM_RETURN_IF_ERROR(session.Step({step.begin(), step.end()}));
     if (!session.Finite()) break;
@@ -112,8 +122,10 @@ absl::StatusOr<Recording> Recording::Parse(std::span<const std::byte> file) {
   if (!tensors.ok()) return absl::InvalidArgumentError(absl::StrCat(kName, ": ", tensors.status().message()));
   Recording recording;
   for (const auto& [name, entry] : tensors->entries()) {
-    if (entry.shape.size() != 2 || entry.shape[0] < 1 || entry.shape[1] < 1 || (recording.steps_ != 0 && entry.shape[0] != recording.steps_)) {
-      return absl::InvalidArgumentError(absl::StrCat(kName, ": '", name, "' has shape ", ShapeString(entry.shape), ", expected steps, as many in each, and their numbers"));
+    if (entry.shape.size() != 2 || entry.shape[0] < 1 || entry.shape[1] < 1 ||
+        (recording.steps_ != 0 && entry.shape[0] != recording.steps_)) {
+      return absl::InvalidArgumentError(absl::StrCat(kName, ": '", name, "' has shape ", ShapeString(entry.shape),
+                                                     ", expected steps, as many in each, and their numbers"));
     }
     recording.steps_ = entry.shape[0];
     LSTM_ASSIGN_OR_RETURN(const ConstantPtr values, tensors->Load(name));
@@ -127,7 +139,9 @@ std::string Recording::Format() const {
   std::string data;
   for (const auto& [name, values] : tensors_) {
     const size_t bytes = values.size() * sizeof(float);
-    header[name] = {{"dtype", "F32"}, {"shape", {steps_, static_cast<int64_t>(values.size()) / steps_}}, {"data_offsets", {data.size(), data.size() + bytes}}};
+    header[name] = {{"dtype", "F32"},
+                    {"shape", {steps_, static_cast<int64_t>(values.size()) / steps_}},
+                    {"data_offsets", {data.size(), data.size() + bytes}}};
     data.append(reinterpret_cast<const char*>(values.data()), bytes);
   }
   std::string text = header.dump();
@@ -137,11 +151,13 @@ std::string Recording::Format() const {
 }
 
 absl::Status Recording::Replay(const StepProgram& program) const {
-  const auto tensor = [&](const std::string& name, const StepProgram::Port& port) -> absl::StatusOr<std::span<const float>> {
+  const auto tensor = [&](const std::string& name,
+                          const StepProgram::Port& port) -> absl::StatusOr<std::span<const float>> {
     const auto it = tensors_.find(name);
     const size_t expected = static_cast<size_t>(steps_) * port.step_bytes / sizeof(float);
     if (it != tensors_.end() && it->second.size() == expected) return std::span<const float>(it->second);
-    return absl::InvalidArgumentError(absl::StrCat(kName, ": '", name, "' has ", it == tensors_.end() ? 0 : it->second.size(), " numbers, expected ", expected));
+    return absl::InvalidArgumentError(absl::StrCat(
+        kName, ": '", name, "' has ", it == tensors_.end() ? 0 : it->second.size(), " numbers, expected ", expected));
   };
   std::vector<std::span<const float>> inputs, outputs;
   for (const auto& port : program.inputs()) {
@@ -149,7 +165,8 @@ absl::Status Recording::Replay(const StepProgram& program) const {
     if (port.dtype != DType::kI32) continue;
     for (const float id : inputs.back()) {
       if (!(id >= 0 && id == std::floor(id) && (port.limit == 0 || id < static_cast<float>(port.limit)))) {
-        return absl::InvalidArgumentError(absl::StrCat(kName, ": '", port.name, "' has ", id, ", expected an id below ", port.limit));
+        return absl::InvalidArgumentError(
+            absl::StrCat(kName, ": '", port.name, "' has ", id, ", expected an id below ", port.limit));
       }
     }
   }
@@ -159,14 +176,19 @@ absl::Status Recording::Replay(const StepProgram& program) const {
   Session session(program);
   for (size_t t = 0; t < static_cast<size_t>(steps_); ++t) {
     std::vector<std::span<const float>> step;
-    for (const auto& all : inputs) step.push_back(all.subspan(t * (all.size() / static_cast<size_t>(steps_)), all.size() / static_cast<size_t>(steps_)));
+    for (const auto& all : inputs)
+      step.push_back(
+          all.subspan(t * (all.size() / static_cast<size_t>(steps_)), all.size() / static_cast<size_t>(steps_)));
     LSTM_RETURN_IF_ERROR(session.Step(step));
     for (size_t o = 0; o < outputs.size(); ++o) {
       const std::vector<float>& answer = session.answer(o);
       for (size_t k = 0; k < answer.size(); ++k) {
-        const double found = static_cast<double>(answer[k]), recorded = static_cast<double>(outputs[o][t * answer.size() + k]);
+        const double found = static_cast<double>(answer[k]),
+                     recorded = static_cast<double>(outputs[o][t * answer.size() + k]);
         if (!(std::fabs(found - recorded) <= kTolerance * std::max(1.0, std::fabs(recorded)))) {
-          return absl::InternalError(absl::StrCat("self-check: in step ", t, " output '", program.outputs()[o].name, "' is ", found, ", and ", recorded, " was recorded when the version was packed"));
+          return absl::InternalError(absl::StrCat("self-check: in step ", t, " output '", program.outputs()[o].name,
+                                                  "' is ", found, ", and ", recorded,
+                                                  " was recorded when the version was packed"));
         }
       }
     }

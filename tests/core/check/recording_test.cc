@@ -17,7 +17,8 @@ using ::testing::HasSubstr;
 std::shared_ptr<const StepProgram> Bundled(const std::string& name, Engine engine = Engine::kAuto) {
   auto model = LoadModelDirectory("models/repository/" + name + "/1", name, "1");
   EXPECT_TRUE(model.ok()) << model.status();
-  auto program = StepProgram::Compile(std::make_shared<const Model>(*std::move(model)), {.max_batch = 4, .engine = engine});
+  auto program =
+      StepProgram::Compile(std::make_shared<const Model>(*std::move(model)), {.max_batch = 4, .engine = engine});
   EXPECT_TRUE(program.ok()) << program.status();
   return *program;
 }
@@ -51,26 +52,40 @@ TEST(RecordingTest, AModelThatComputesSomethingElseIsNoticed) {
   std::memcpy(file.data() + file.size() - sizeof(last), &last, sizeof(last));
   const auto changed = Parsed(file);
   ASSERT_TRUE(changed.ok());
-  EXPECT_THAT(std::string(changed->Replay(*program).message()), HasSubstr("self-check: in step 15 output 'forecast' is"));
+  EXPECT_THAT(std::string(changed->Replay(*program).message()),
+              HasSubstr("self-check: in step 15 output 'forecast' is"));
   EXPECT_EQ(changed->Replay(*program).code(), absl::StatusCode::kInternal);
 }
 
 TEST(RecordingTest, ARecordingOfAnotherModelIsRefused) {
-  const auto of_telemetry = Recording::Make(*Bundled("telemetry"), 4), of_shakespeare = Recording::Make(*Bundled("shakespeare"), 4);
+  const auto of_telemetry = Recording::Make(*Bundled("telemetry"), 4),
+             of_shakespeare = Recording::Make(*Bundled("shakespeare"), 4);
   ASSERT_TRUE(of_telemetry.ok() && of_shakespeare.ok());
-  EXPECT_THAT(std::string(of_telemetry->Replay(*Bundled("french")).message()), HasSubstr("self_check.safetensors: 'input.word' has 0 numbers, expected 4"));
+  EXPECT_THAT(std::string(of_telemetry->Replay(*Bundled("french")).message()),
+              HasSubstr("self_check.safetensors: 'input.word' has 0 numbers, expected 4"));
   EXPECT_FALSE(of_shakespeare->Replay(*Bundled("french")).ok());
 }
 
 TEST(RecordingTest, FilesThatAreNoneAndIdsThatAreTooLargeAreRefused) {
-  for (const std::string& text : {std::string(), std::string("rubbish"), std::string(100, '\0')}) EXPECT_FALSE(Parsed(text).ok());
+  for (const std::string& text : {std::string(), std::string("rubbish"), std::string(100, '\0')})
+    EXPECT_FALSE(Parsed(text).ok());
   const auto file = [](const std::string& header, size_t bytes) {
     const uint64_t length = header.size();
     return std::string(reinterpret_cast<const char*>(&length), sizeof(length)) + header + std::string(bytes, '\0');
   };
-  EXPECT_THAT(std::string(Parsed(file(R"({"input.x":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}})", 16)).status().message()), HasSubstr("'input.x' has shape [4]"));
-  EXPECT_THAT(std::string(Parsed(file(R"({"a":{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[1,2],"data_offsets":[8,16]}})", 16)).status().message()),
-              HasSubstr("as many in each"));
+  EXPECT_THAT(
+      std::string(
+          Parsed(file(R"({"input.x":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}})", 16)).status().message()),
+      HasSubstr("'input.x' has shape [4]"));
+  EXPECT_THAT(
+      std::string(
+          Parsed(
+              file(
+                  R"({"a":{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[1,2],"data_offsets":[8,16]}})",
+                  16))
+              .status()
+              .message()),
+      HasSubstr("as many in each"));
   const auto program = Bundled("french");
   std::string recorded = Recording::Make(*program, 4)->Format();
   const float id = 1e6f;
