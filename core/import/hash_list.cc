@@ -23,7 +23,8 @@ constexpr size_t kHexDigits = 64;
 
 std::string Sha256Hex(std::span<const std::byte> bytes) {
   std::string digest(32, '\0');
-  EVP_Digest(bytes.data(), bytes.size(), reinterpret_cast<unsigned char*>(digest.data()), nullptr, EVP_sha256(), nullptr);
+  EVP_Digest(bytes.data(), bytes.size(), reinterpret_cast<unsigned char*>(digest.data()), nullptr, EVP_sha256(),
+             nullptr);
   return absl::BytesToHexString(digest);
 }
 
@@ -42,11 +43,15 @@ absl::StatusOr<HashList> HashList::Parse(const std::string& text) {
   for (std::string line; std::getline(lines, line);) {
     ++number;
     if (line.empty()) continue;
-    const bool hex = line.size() > kHexDigits + 2 && std::all_of(line.begin(), line.begin() + kHexDigits, [](unsigned char c) { return absl::ascii_isxdigit(c); });
+    const bool hex =
+        line.size() > kHexDigits + 2 &&
+        std::all_of(line.begin(), line.begin() + kHexDigits, [](unsigned char c) { return absl::ascii_isxdigit(c); });
     const bool gap = hex && line[kHexDigits] == ' ' && (line[kHexDigits + 1] == ' ' || line[kHexDigits + 1] == '*');
     const std::string name = gap ? line.substr(kHexDigits + 2) : "";
-    if (name.empty() || name[0] == '.' || name.find('/') != std::string::npos || name.find('\0') != std::string::npos || name == kName) {
-      return absl::InvalidArgumentError(absl::StrCat(kName, " line ", number, ": expected 64 digits, two spaces and the name of a file beside it"));
+    if (name.empty() || name[0] == '.' || name.find('/') != std::string::npos || name.find('\0') != std::string::npos ||
+        name == kName) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(kName, " line ", number, ": expected 64 digits, two spaces and the name of a file beside it"));
     }
     if (!list.hashes_.try_emplace(name, absl::AsciiStrToLower(line.substr(0, kHexDigits))).second) {
       return absl::InvalidArgumentError(absl::StrCat(kName, " line ", number, ": a file that was named before"));
@@ -58,18 +63,24 @@ absl::StatusOr<HashList> HashList::Parse(const std::string& text) {
 absl::Status HashList::Check(const std::string& name, std::span<const std::byte> bytes) {
   if (!present_) return absl::OkStatus();
   const auto it = hashes_.find(name);
-  if (it == hashes_.end()) return absl::FailedPreconditionError(absl::StrCat("'", name, "' is not in ", kName, ", which says what the files of this version are"));
+  if (it == hashes_.end())
+    return absl::FailedPreconditionError(
+        absl::StrCat("'", name, "' is not in ", kName, ", which says what the files of this version are"));
   checked_.insert(name);
   const std::string found = Sha256Hex(bytes);
   if (found == it->second) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat("'", name, "' is not what it was when the version was packed: its SHA-256 is ", found, ", in ", kName, " it is ", it->second));
+  return absl::FailedPreconditionError(absl::StrCat("'", name,
+                                                    "' is not what it was when the version was packed: its SHA-256 is ",
+                                                    found, ", in ", kName, " it is ", it->second));
 }
 
 absl::Status HashList::CheckRest(const std::string& directory) {
   for (const auto& [name, hash] : hashes_) {
     if (checked_.contains(name)) continue;
     const auto file = MappedFile::Open(absl::StrCat(directory, "/", name), kMaxFileBytes);
-    if (!file.ok()) return absl::FailedPreconditionError(absl::StrCat("'", name, "' is in ", kName, ", but: ", file.status().message()));
+    if (!file.ok())
+      return absl::FailedPreconditionError(
+          absl::StrCat("'", name, "' is in ", kName, ", but: ", file.status().message()));
     LSTM_RETURN_IF_ERROR(Check(name, file->bytes()));
   }
   return absl::OkStatus();

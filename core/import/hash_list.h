@@ -12,14 +12,14 @@
 
 namespace lstm::core {
 
-// SHA256SUMS in the directory of a version, in the format of sha256sum: what its files were when it was packed. A version
-// without one may hold anything.
+// SHA256SUMS in the directory of a version, in the format of sha256sum: what its files were when it was packed. A
+// version without one may hold anything.
 class HashList {
  public:
   static constexpr char kName[] = "SHA256SUMS";
 
-  // What lies in `directory`; an empty list where there is none. INVALID_ARGUMENT for a line that is no hash and the name of a
-  // file beside it, and for a name that comes twice.
+  // What lies in `directory`; an empty list where there is none. INVALID_ARGUMENT for a line that is no hash and the
+  // name of a file beside it, and for a name that comes twice.
   static absl::StatusOr<HashList> Read(const std::string& directory);
   static absl::StatusOr<HashList> Parse(const std::string& text);
 

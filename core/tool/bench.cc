@@ -52,7 +52,9 @@ class Sessions {
         auto& floats = inputs_.emplace_back(port.step_bytes / sizeof(float));
         for (float& v : floats.span()) {
           if (port.dtype == DType::kF32) v = noise(random);
-          if (port.dtype == DType::kI32) v = std::bit_cast<float>(static_cast<int32_t>(random() % static_cast<uint32_t>(std::clamp<int64_t>(port.limit, 1, 1 << 30))));
+          if (port.dtype == DType::kI32)
+            v = std::bit_cast<float>(
+                static_cast<int32_t>(random() % static_cast<uint32_t>(std::clamp<int64_t>(port.limit, 1, 1 << 30))));
         }
         step.push_back(reinterpret_cast<const std::byte*>(floats.data()));
       }
@@ -65,7 +67,8 @@ class Sessions {
     const auto& inputs = input_pointers_[step_++ % input_pointers_.size()];
     rows_.clear();
     for (size_t r = 0; r < states_.size(); ++r) {
-      rows_.push_back({states_[r].first.data(), states_[r].second.data(), inputs.data() + r * program_.inputs().size(), output_pointers_.data() + r * program_.outputs().size()});
+      rows_.push_back({states_[r].first.data(), states_[r].second.data(), inputs.data() + r * program_.inputs().size(),
+                       output_pointers_.data() + r * program_.outputs().size()});
     }
     LSTM_RETURN_IF_ERROR(program_.Run(rows_, *scratch_));
     for (auto& [state, next] : states_) std::swap(state, next);
@@ -79,7 +82,8 @@ class Sessions {
     });
   }
   void Restart() {
-    for (auto& [state, next] : states_) std::copy(program_.initial_state().begin(), program_.initial_state().end(), state.data());
+    for (auto& [state, next] : states_)
+      std::copy(program_.initial_state().begin(), program_.initial_state().end(), state.data());
   }
 
  private:
@@ -123,18 +127,27 @@ absl::StatusOr<Cost> Measure(const StepProgram& program, int batch, double secon
 
 absl::Status Run(const Options& options) {
   const int largest = *std::max_element(options.batches.begin(), options.batches.end());
-  LSTM_ASSIGN_OR_RETURN(const Loaded loaded, LoadProgram(options.directory, {.max_batch = largest, .engine = options.engine}, nullptr));
+  LSTM_ASSIGN_OR_RETURN(const Loaded loaded,
+                        LoadProgram(options.directory, {.max_batch = largest, .engine = options.engine}, nullptr));
   const auto& program = loaded.steps;
-  if (!program) return absl::FailedPreconditionError(absl::StrCat("there are no steps to measure: ", loaded.model->not_streamable));
+  if (!program) {
+    return absl::FailedPreconditionError(absl::StrCat("there are no steps to measure: ", loaded.model->not_streamable));
+  }
   if (!options.json) {
     std::cout << "numerics " << program->numerics_id() << "\nlayers\n";
     for (const std::string& line : program->engines()) std::cout << "  " << line << "\n";
-    std::cout << "\nCPU of one step of one session: median of 10 rounds, and the best\n  batch  us a step       best    steps/s of one core\n";
+    std::cout << "\nCPU of one step of one session: median of 10 rounds, and the best\n  batch  us a step       best   "
+                 " steps/s of one core\n";
   }
-  nlohmann::ordered_json out = {{"numerics_id", program->numerics_id()}, {"layers", program->engines()}, {"batches", nlohmann::ordered_json::array()}};
+  nlohmann::ordered_json out = {{"numerics_id", program->numerics_id()},
+                                {"layers", program->engines()},
+                                {"batches", nlohmann::ordered_json::array()}};
   for (const int batch : options.batches) {
     LSTM_ASSIGN_OR_RETURN(const Cost cost, Measure(*program, batch, options.seconds));
-    if (!options.json) std::cout << absl::StrFormat("  %5d  %9.3f  %9.3f  %21.0f\n", cost.batch, cost.median * 1e6, cost.best * 1e6, 1 / cost.median) << std::flush;
+    if (!options.json)
+      std::cout << absl::StrFormat("  %5d  %9.3f  %9.3f  %21.0f\n", cost.batch, cost.median * 1e6, cost.best * 1e6,
+                                   1 / cost.median)
+                << std::flush;
     out["batches"].push_back({{"batch", cost.batch}, {"median_us", cost.median * 1e6}, {"best_us", cost.best * 1e6}});
   }
   if (options.json) std::cout << out.dump(1) << "\n";
@@ -144,11 +157,17 @@ absl::Status Run(const Options& options) {
 }  // namespace
 
 void AddBenchCommand(CLI::App& app, absl::Status& result) {
-  CLI::App* command = app.add_subcommand("bench", "What a step costs: CPU for each batch size, and what computes each layer");
+  CLI::App* command =
+      app.add_subcommand("bench", "What a step costs: CPU for each batch size, and what computes each layer");
   auto o = std::make_shared<Options>();
-  command->add_option("DIR", o->directory, "Directory with model.textproto and the weights, or an ONNX file")->required();
-  command->add_option("--batch", o->batches, "Sessions that are computed together")->check(CLI::Range(1, 1024))->capture_default_str();
-  command->add_option("--seconds", o->seconds, "CPU time spent on each")->check(CLI::Range(0.001, 600.0))->capture_default_str();
+  command->add_option("DIR", o->directory, "Directory with model.textproto and the weights, or an ONNX file")
+      ->required();
+  command->add_option("--batch", o->batches, "Sessions that are computed together")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  command->add_option("--seconds", o->seconds, "CPU time spent on each")
+      ->check(CLI::Range(0.001, 600.0))
+      ->capture_default_str();
   command->add_flag("--json", o->json, "As JSON");
   AddEngineOption(*command, o->engine);
   command->callback([&result, o] { result = Run(*o); });

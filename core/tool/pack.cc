@@ -11,6 +11,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
+#include "core/check/recording.h"
 #include "core/check/self_check.h"
 #include "core/import/hash_list.h"
 #include "core/import/mapped_file.h"
@@ -20,6 +21,8 @@ namespace lstm::core {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr int kRecordedSteps = 16;
 
 struct Options {
   std::string source, output;
@@ -40,22 +43,39 @@ absl::Status Write(const fs::path& path, std::span<const std::byte> bytes) {
   good = good && fsync(fd) == 0;
   const int error = errno;
   if (fd >= 0) close(fd);
-  return good ? absl::OkStatus() : absl::UnavailableError(absl::StrCat("'", path.string(), "': ", std::strerror(error)));
+  return good ? absl::OkStatus()
+              : absl::UnavailableError(absl::StrCat("'", path.string(), "': ", std::strerror(error)));
 }
 
-// Copies the files that a version is made of, with their list, and checks the copy: what is read once more is what was written.
-absl::Status Fill(const fs::path& source, const std::vector<std::string>& files, const fs::path& partial, const Options& options) {
+// Copies the files that a version is made of, records what they compute, and lists them all with their hashes.
+absl::Status Fill(const fs::path& source, const std::vector<std::string>& files, const fs::path& partial,
+                  const Options& options) {
   std::string list;
+  const auto add = [&](const std::string& name, std::span<const std::byte> bytes) {
+    absl::StrAppend(&list, Sha256Hex(bytes), "  ", name, "\n");
+    return Write(partial / name, bytes);
+  };
   for (const std::string& name : files) {
-    const bool graph = !fs::is_directory(source);
-    LSTM_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Open((graph ? source : source / name).string(), SIZE_MAX));
-    LSTM_RETURN_IF_ERROR(Write(partial / name, file.bytes()));
-    absl::StrAppend(&list, Sha256Hex(file.bytes()), "  ", name, "\n");
+    LSTM_ASSIGN_OR_RETURN(const MappedFile file,
+                          MappedFile::Open((fs::is_directory(source) ? source / name : source).string(), SIZE_MAX));
+    LSTM_RETURN_IF_ERROR(add(name, file.bytes()));
+  }
+  const StepProgram::Options compile = {.max_batch = 64, .engine = options.engine};
+  LSTM_ASSIGN_OR_RETURN(Loaded loaded, LoadProgram(partial.string(), compile, nullptr));
+  if (loaded.steps) {
+    LSTM_ASSIGN_OR_RETURN(const Recording recording, Recording::Make(*loaded.steps, kRecordedSteps));
+    const std::string bytes = recording.Format();
+    if (recording.steps() > 0) LSTM_RETURN_IF_ERROR(add(Recording::kName, std::as_bytes(std::span(bytes))));
   }
   LSTM_RETURN_IF_ERROR(Write(partial / HashList::kName, std::as_bytes(std::span(list))));
+  // And now as a server will: what is read is what was written.
   ImportNotes notes;
-  LSTM_ASSIGN_OR_RETURN(const Loaded loaded, LoadProgram(partial.string(), {.max_batch = 64, .engine = options.engine}, &notes));
-  if (loaded.steps) LSTM_RETURN_IF_ERROR(SelfCheck(*loaded.steps));
+  LSTM_ASSIGN_OR_RETURN(loaded, LoadProgram(partial.string(), compile, &notes));
+  if (loaded.steps) {
+    LSTM_RETURN_IF_ERROR(SelfCheck(*loaded.steps));
+    LSTM_ASSIGN_OR_RETURN(const auto read, Recording::Read(partial.string()));
+    if (read) LSTM_RETURN_IF_ERROR(read->Replay(*loaded.steps));
+  }
   if (loaded.sequence) {
     for (const auto& stage : loaded.sequence->stages()) LSTM_RETURN_IF_ERROR(SelfCheck(*stage, /*any_state=*/true));
   }
@@ -66,17 +86,21 @@ absl::Status Fill(const fs::path& source, const std::vector<std::string>& files,
 }
 
 absl::Status Run(const Options& options) {
-  const fs::path source = fs::absolute(options.source).lexically_normal(), target = (fs::absolute(options.output) / "").lexically_normal().parent_path();
+  const fs::path source = fs::absolute(options.source).lexically_normal(),
+                 target = (fs::absolute(options.output) / "").lexically_normal().parent_path();
   std::error_code error;
   if (fs::exists(target, error) && (!fs::is_directory(target, error) || !fs::is_empty(target, error))) {
-    return absl::AlreadyExistsError(absl::StrCat("'", options.output, "' exists already: a version is never changed, only followed by the next"));
+    return absl::AlreadyExistsError(
+        absl::StrCat("'", options.output, "' exists already: a version is never changed, only followed by the next"));
   }
   ImportNotes notes;
   LSTM_RETURN_IF_ERROR(LoadProgram(source.string(), {.max_batch = 1, .engine = options.engine}, &notes).status());
   if (!fs::is_directory(source)) notes.files = {"model.onnx"};
   fs::create_directories(target.parent_path(), error);
-  const fs::path partial = target.parent_path() / absl::StrCat(".", target.filename().string(), ".", getpid());  // servers leave names with a dot alone
-  if (!fs::create_directory(partial, error)) return absl::UnavailableError(absl::StrCat("'", partial.string(), "': ", error.message()));
+  const fs::path partial = target.parent_path() / absl::StrCat(".", target.filename().string(), ".",
+                                                               getpid());  // servers leave names with a dot alone
+  if (!fs::create_directory(partial, error))
+    return absl::UnavailableError(absl::StrCat("'", partial.string(), "': ", error.message()));
   absl::Status status = Fill(source, notes.files, partial, options);
   if (status.ok()) {
     fs::remove(target, error);  // an empty one
@@ -94,7 +118,9 @@ absl::Status Run(const Options& options) {
 }  // namespace
 
 void AddPackCommand(CLI::App& app, absl::Status& result) {
-  CLI::App* command = app.add_subcommand("pack", "Copy a model into a directory of a version, checked, with the hashes of its files: a server takes it as it is or not at all");
+  CLI::App* command = app.add_subcommand("pack",
+                                         "Copy a model into a directory of a version, checked, with the hashes of its "
+                                         "files: a server takes it as it is or not at all");
   auto o = std::make_shared<Options>();
   command->add_option("DIR", o->source, "Directory with model.textproto and the weights, or an ONNX file")->required();
   command->add_option("--output", o->output, "The new directory, REPOSITORY/NAME/VERSION")->required();

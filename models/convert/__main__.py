@@ -8,6 +8,8 @@ if not __package__:  # run as a directory
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     __package__ = "convert"
 
+import numpy as np  # noqa: E402
+
 from convert.errors import Refused  # noqa: E402
 
 
@@ -119,8 +121,9 @@ def _parser():
 def main(arguments=None):
     a = _parser().parse_args(arguments)
     try:
-        net = a.function(a)
-        net.write(a.output)
+        with np.errstate(all="ignore"):  # what is not finite in the end is refused by name
+            net = a.function(a)
+            net.write(a.output)
     except Refused as e:
         text = "".join(c if c.isprintable() else "?" for c in str(e))  # names in files are anything
         print(f"convert: {a.file}: {text if len(text) < 1200 else text[:1200] + '...'}", file=sys.stderr)

@@ -195,6 +195,17 @@ class Network:
         }
         return self.add(name, "activation", fields, {}, None, None, reads)
 
+    def prelu(self, name, slopes, reads=None):
+        """max(x, 0) + slope min(x, 0), one slope or one for each element."""
+        slopes = np.asarray(slopes).reshape(-1)
+        if np.all(slopes == slopes[:1]):
+            return self.function(name, "leaky_relu", float(slopes[0]), None, reads)
+        before = reads[0] if reads else self.last
+        positive = self.function(f"{name}.positive", "relu", reads=[before])
+        self.affine(f"{name}.turned", -1, 0, [before])
+        self.function(f"{name}.negative", "relu")
+        return self.merge(name, "ADD", [positive, self.affine(f"{name}.slope", -slopes, 0)])
+
     def merge(self, name, function, reads):
         """ADD, MULTIPLY ... of values of one width, or CONCAT of values of any."""
         if any(self.widths.get(r) is None for r in reads) or self.ids and self.input_name in reads:

@@ -127,12 +127,16 @@ def _add_group(net, name, group, options):
             options.pop("linear", None)
             net.linear(name, group["weight"], group.get("bias"))
     elif "weight" in keys and group["weight"].ndim == 1:
-        epsilon = _number(options, "eps", name) or 1e-5
-        if group["weight"].size == 1:
-            net.function(name, "leaky_relu", alpha=float(group["weight"][0]))  # PReLU of one parameter
+        prelu, norm, bias = options.pop("prelu", False), options.pop("norm", False), group.get("bias")
+        if not prelu and not norm and bias is None and group["weight"].size > 1:
+            raise Refused(f"'{name}' may be a PReLU or a norm without bias: say {name}:prelu or {name}:norm in --net")
+        if prelu or (bias is None and not norm):
+            net.prelu(name, group["weight"])
         else:
-            net.layer_norm(name, group["weight"], group.get("bias"), epsilon)
-            net.note(f"'{name}' is taken as a layer norm with eps {epsilon:g}; {name}:eps=E in --net says otherwise")
+            epsilon = _number(options, "eps", name)
+            net.layer_norm(name, group["weight"], bias, epsilon or 1e-5)
+            if epsilon is None:
+                net.note(f"'{name}' is taken as a layer norm with eps 1e-05; {name}:eps=E in --net says otherwise")
     else:
         raise Refused(
             f"'{name}' has {', '.join(sorted(keys))}: no layer that is known (LSTM, GRU, RNN, Linear, Embedding,"
@@ -237,13 +241,13 @@ def _leaf(name, module):
             )
         return [(name, {"dilation": module.dilation[0], "groups": module.groups})]
     if kind in ("LayerNorm", "BatchNorm1d"):
-        return [(name, {"eps": module.eps})]
+        return [(name, {"eps": module.eps, **({"norm": True} if kind == "LayerNorm" else {})})]
     if kind in ("Linear", "NonDynamicallyQuantizableLinear"):
         return [(name, {"linear": True})]
     if kind == "Embedding":
         return [(name, {"embedding": True})]
     if kind == "PReLU":
-        return [(name, {})]
+        return [(name, {"prelu": True})]
     raise Refused(f"'{name}' is a {kind}, which is no layer that is known here; ONNX may take it")
 
 

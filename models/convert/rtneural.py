@@ -50,9 +50,7 @@ def _layer(net, name, layer):
         activation = ""
     elif kind == "prelu":
         (alpha,) = _weights(layer, name, (1,))
-        if alpha.size != 1 and np.any(alpha != alpha.flat[0]):
-            raise Refused(f"layer '{name}' is a PReLU with a slope for each element, expected one")
-        net.function(name, "leaky_relu", alpha=float(alpha.flat[0]))
+        net.prelu(name, alpha)
     elif kind == "batchnorm":
         rows = [r.reshape(-1) for r in _weights(layer, name, (2, 4)) if r is not None]
         scale, shift = (rows[0], rows[1]) if len(rows) == 4 else (np.ones(1), np.zeros(1))

@@ -7,7 +7,7 @@ import struct
 
 import numpy as np
 
-from .errors import Refused
+from .errors import Refused, parse_message
 
 TABLE_MAGIC = 0xDB4775248B80FB57
 DTYPES = {1: "<f4", 2: "<f8", 3: "<i4", 9: "<i8", 14: "<u2", 19: "<f2", 10: "?", 6: "i1", 4: "u1"}
@@ -111,8 +111,6 @@ def _table(file):
 
 def load(path):
     """All trained tensors of a checkpoint, name -> array, in order of name. `path`: its prefix, or its .index file."""
-    from google.protobuf.message import DecodeError
-
     from . import tensorflow_pb2 as pb
 
     prefix = str(path).removesuffix(".index")
@@ -123,11 +121,11 @@ def load(path):
             if header is None:
                 if key:
                     raise Refused("index: its header is missing")
-                header = pb.BundleHeader.FromString(bytes(value))
+                header = parse_message(pb.BundleHeader, value)
                 if header.endianness != 0 or not 1 <= header.num_shards <= 100_000:
                     raise Refused(f"index: {header.num_shards} shards, endianness {header.endianness}")
                 continue
-            name, entry = key.decode("utf-8"), pb.BundleEntry.FromString(bytes(value))
+            name, entry = key.decode("utf-8"), parse_message(pb.BundleEntry, value)
             if entry.slices:
                 raise Refused(f"variable '{name}' is stored in slices, by a partitioner: save it as one")
             if entry.dtype not in DTYPES or name.startswith("_CHECKPOINTABLE_OBJECT_GRAPH"):
@@ -158,7 +156,7 @@ def load(path):
                 raise Refused(f"variable '{name}': its checksum is wrong, the file is damaged")
             array = np.frombuffer(raw, dtype=kind)
             out[name] = ((array.astype("<u4") << 16).view("<f4") if entry.dtype == BFLOAT16 else array).reshape(shape)
-    except (DecodeError, UnicodeDecodeError, ValueError, struct.error) as e:
+    except (UnicodeDecodeError, ValueError, struct.error) as e:
         raise Refused(f"index: damaged: {e}") from None
     if header is None:
         raise Refused("index: empty")

@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 
-from .errors import Refused
+from .errors import Refused, parse_message
 from .tensorflow import CELL, groups_of, natural
 
 DTYPES = {
@@ -107,15 +107,13 @@ class Walked:
 
 class Graph:
     def __init__(self, path):
-        from google.protobuf.message import DecodeError
-
         from . import tensorflow_pb2 as pb
 
+        graph = parse_message(pb.Graph, pathlib.Path(path).read_bytes())
         try:
-            graph = pb.Graph.FromString(pathlib.Path(path).read_bytes())
             self.nodes = {n.name: n for n in map(Node, graph.node)}
-        except (DecodeError, UnicodeDecodeError) as e:
-            raise Refused(f"no graph of TensorFlow, or truncated: {e}") from None
+        except UnicodeDecodeError as e:
+            raise Refused(f"no Graph of TensorFlow: {e}") from None
         if not self.nodes or len(self.nodes) != len(graph.node):
             raise Refused(
                 f"no graph of TensorFlow: {len(graph.node)} nodes, {len(graph.node) - len(self.nodes)} names twice"
@@ -254,7 +252,8 @@ class Graph:
                 continue
             if node.op == "Placeholder":
                 continue
-            if node.op in ("ReverseV2", "ReverseSequence", "RandomUniform", "Minimum", "Maximum", "Relu", "Relu6"):
+            clip = node.op in ("Minimum", "Maximum") and any(map(self.constant, inputs))  # the loop's bound is no float
+            if clip or node.op in ("ReverseV2", "ReverseSequence", "RandomUniform", "Relu", "Relu6"):
                 why = {
                     "Rev": "it reads a sequence from its end, which cannot be streamed",
                     "Ran": "dropout is still on",
@@ -281,11 +280,19 @@ class Graph:
                         f"node '{node.name}' clips its cell at {node.attr('cell_clip').f:g}, which the manifest has no"
                         " cell for"
                     )
+                peepholes = [self.constant(i) for i in inputs[-4:-1]] if node.attr("use_peephole").b else []
+                if [str(p).rpartition("/")[2] for p in peepholes] not in ([], ["w_i_diag", "w_f_diag", "w_o_diag"]):
+                    raise Refused(f"node '{node.name}' has peepholes that are not called w_i_diag, w_f_diag, w_o_diag")
                 if node.op != "BlockLSTMV2":
                     forget.add(float(node.attr("forget_bias").f))
                 else:
                     forget.add(0.0)
                     walked.gate_order = "ifco"
+            if node.op in ("BlockLSTM", "BlockLSTMV2"):  # a whole sequence: its length, x, c, h, then the weights
+                if len(inputs) != 9:
+                    raise Refused(f"node '{node.name}' ({node.op}) has {len(inputs)} inputs, expected 9")
+                sources.add(inputs[1])
+                inputs = inputs[4:]
             todo += inputs
         cells = sorted((s for s in groups_of({n: self.variables[n] for n in scopes}) if CELL.fullmatch(s)), key=natural)
         if not cells:

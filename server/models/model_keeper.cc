@@ -23,15 +23,21 @@ std::string Loaded(const ServedModel& model) {
   return text;
 }
 
-// The model in the files as they are; ABORTED where they change meanwhile.
-absl::StatusOr<core::Model> Read(const std::string& directory, const std::string& name, uint32_t number, const FileStamp& stamp) {
+struct Files {
   core::Model model;
+  std::optional<core::Recording> recording;
+};
+
+// The model in the files as they are; ABORTED where they change meanwhile.
+absl::StatusOr<Files> Read(const std::string& directory, const std::string& name, uint32_t number, const FileStamp& stamp) {
+  Files files;
   LSTM_RETURN_IF_ERROR(WithVersion(directory, name, number, stamp, [&](const std::string& path) -> absl::Status {
-    LSTM_ASSIGN_OR_RETURN(model, core::LoadModelDirectory(path, name, absl::StrCat(number)));
+    LSTM_ASSIGN_OR_RETURN(files.model, core::LoadModelDirectory(path, name, absl::StrCat(number)));
+    LSTM_ASSIGN_OR_RETURN(files.recording, core::Recording::Read(path));
     core::FailPoint("reload.read");
     return absl::OkStatus();
   }));
-  return model;
+  return files;
 }
 
 }  // namespace
@@ -119,18 +125,18 @@ std::vector<ServedModelPtr> ModelKeeper::Choose(const std::string& name, Version
 ServedModelPtr ModelKeeper::Load(const std::string& name, uint32_t number, Version& version, Notes& notes) {
   const std::string title = absl::StrCat("model ", name, " version ", number);
   if (version.refused && !Room(name).ok()) return nullptr;
-  absl::StatusOr<core::Model> model = Read(options_.directory, name, number, *version.seen);
-  if (absl::IsAborted(model.status())) {
+  absl::StatusOr<Files> files = Read(options_.directory, name, number, *version.seen);
+  if (absl::IsAborted(files.status())) {
     version.settled = false;
     return nullptr;
   }
   const ServedModelPtr before = version.model.lock();
-  if (model.ok() && before != nullptr && before->info.model_hash() == model->hash) {  // touched, not changed
+  if (files.ok() && before != nullptr && before->info.model_hash() == files->model.hash) {  // touched, not changed
     version.tried = version.seen;
     version.failed = false;
     return before;
   }
-  absl::StatusOr<ServedModelPtr> made = model.ok() ? Make(*std::move(model), true) : model.status();
+  absl::StatusOr<ServedModelPtr> made = files.ok() ? Make(std::move(files->model), files->recording, true) : files.status();
   if (absl::IsUnavailable(made.status())) {
     version.why = std::string(made.status().message());
     if (!std::exchange(version.refused, true)) notes.push_back({true, absl::StrCat(title, " is not loaded: ", made.status().message())});
@@ -152,7 +158,7 @@ ServedModelPtr ModelKeeper::Load(const std::string& name, uint32_t number, Versi
 }
 
 // UNAVAILABLE: the limit, where `limited`.
-absl::StatusOr<ServedModelPtr> ModelKeeper::Make(core::Model model, bool limited) const {
+absl::StatusOr<ServedModelPtr> ModelKeeper::Make(core::Model model, const std::optional<core::Recording>& recording, bool limited) const {
   auto served = std::make_shared<ServedModel>();
   served->name = model.name;
   served->version = model.version;
@@ -166,6 +172,7 @@ absl::StatusOr<ServedModelPtr> ModelKeeper::Make(core::Model model, bool limited
     if (shared->not_streamable.empty()) {
       LSTM_ASSIGN_OR_RETURN(served->program, core::StepProgram::Compile(shared, options));
       LSTM_RETURN_IF_ERROR(core::SelfCheck(*served->program));
+      if (recording) LSTM_RETURN_IF_ERROR(recording->Replay(*served->program));
     }
     if (shared->sequence) {
       LSTM_ASSIGN_OR_RETURN(served->sequence, core::SequenceProgram::Compile(shared, options));
@@ -266,9 +273,9 @@ void ModelKeeper::LoadMarked(const std::vector<ModelMark>& marks, Notes& notes) 
   for (auto& [name, versions] : known_) {
     for (auto& [number, version] : versions) {
       if (!version.seen || version.failed || !asks_for(name, number)) continue;
-      absl::StatusOr<core::Model> model = Read(options_.directory, name, number, *version.seen);
-      if (model.ok() && !wanted.contains(MarkOf(name, absl::StrCat(number), model->hash))) continue;  // other bytes
-      const absl::StatusOr<ServedModelPtr> made = model.ok() ? Make(*std::move(model), false) : model.status();
+      absl::StatusOr<Files> files = Read(options_.directory, name, number, *version.seen);
+      if (files.ok() && !wanted.contains(MarkOf(name, absl::StrCat(number), files->model.hash))) continue;  // other bytes
+      const absl::StatusOr<ServedModelPtr> made = files.ok() ? Make(std::move(files->model), files->recording, false) : files.status();
       repository_->CountLoad(made.ok());
       if (!made.ok()) {
         notes.push_back({true, absl::StrCat("model ", name, " version ", number, ", of which there are sessions, was not loaded: ", made.status().message())});

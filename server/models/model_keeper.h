@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "core/base/engine.h"
+#include "core/check/recording.h"
 #include "server/models/model_repository.h"
 #include "server/models/version_files.h"
 #include "server/models/version_policy.h"
@@ -89,7 +90,7 @@ class ModelKeeper {
   bool See(const VersionTree& tree);
   std::vector<ServedModelPtr> Choose(const std::string& name, Versions& versions, Notes& notes);
   ServedModelPtr Load(const std::string& name, uint32_t number, Version& version, Notes& notes);
-  absl::StatusOr<ServedModelPtr> Make(core::Model model, bool limited) const;
+  absl::StatusOr<ServedModelPtr> Make(core::Model model, const std::optional<core::Recording>& recording, bool limited) const;
   ServedModelPtr SameBytes(const std::string& hash) const;
   absl::Status Room(const std::string& name) const;
   void Publish(std::vector<ServedModelPtr> chosen, Notes& notes);

@@ -23,11 +23,14 @@ std::span<const std::byte> Bytes(const std::string& text) { return std::as_bytes
 
 TEST(HashListTest, IsWhatSha256sumWritesAndReads) {
   EXPECT_EQ(Sha256Hex(Bytes("abc")), kOfAbc);
-  auto list = HashList::Parse(absl::StrCat(kOfAbc, "  model.onnx\n", "BA7816BF8F01CFEA414140DE5DAE2223B00361A396177A9CB410FF61F20015AD", " *with space.txt\n\n"));
+  auto list = HashList::Parse(absl::StrCat(kOfAbc, "  model.onnx\n",
+                                           "BA7816BF8F01CFEA414140DE5DAE2223B00361A396177A9CB410FF61F20015AD",
+                                           " *with space.txt\n\n"));
   ASSERT_TRUE(list.ok()) << list.status();
   EXPECT_TRUE(list->Check("model.onnx", Bytes("abc")).ok());
   EXPECT_TRUE(list->Check("with space.txt", Bytes("abc")).ok());
-  EXPECT_THAT(std::string(list->Check("model.onnx", Bytes("abd")).message()), HasSubstr(absl::StrCat("in SHA256SUMS it is ", kOfAbc)));
+  EXPECT_THAT(std::string(list->Check("model.onnx", Bytes("abd")).message()),
+              HasSubstr(absl::StrCat("in SHA256SUMS it is ", kOfAbc)));
   EXPECT_THAT(std::string(list->Check("other", Bytes("abc")).message()), HasSubstr("'other' is not in SHA256SUMS"));
 }
 
@@ -35,12 +38,15 @@ TEST(HashListTest, NoListAllowsAnything) { EXPECT_TRUE(HashList().Check("model.o
 
 TEST(HashListTest, AListThatIsNoneIsRefusedByLine) {
   const std::string hash = kOfAbc;
-  for (const std::string& line : {std::string("x"), hash, hash + "  ", hash + " a", hash + "   ../a", hash + "  a/b", hash + "  /a", hash + "  .hidden", hash + "  SHA256SUMS",
-                                  hash.substr(1) + "   a", "g" + hash.substr(1) + "  a", hash + "  a" + std::string(1, '\0') + "b", "\\" + hash + "  a"}) {
+  for (const std::string& line :
+       {std::string("x"), hash, hash + "  ", hash + " a", hash + "   ../a", hash + "  a/b", hash + "  /a",
+        hash + "  .hidden", hash + "  SHA256SUMS", hash.substr(1) + "   a", "g" + hash.substr(1) + "  a",
+        hash + "  a" + std::string(1, '\0') + "b", "\\" + hash + "  a"}) {
     const auto list = HashList::Parse(absl::StrCat(hash, "  good\n", line, "\n"));
     EXPECT_THAT(std::string(list.status().message()), HasSubstr("SHA256SUMS line 2")) << line;
   }
-  EXPECT_THAT(std::string(HashList::Parse(absl::StrCat(hash, "  a\n", hash, "  a\n")).status().message()), HasSubstr("named before"));
+  EXPECT_THAT(std::string(HashList::Parse(absl::StrCat(hash, "  a\n", hash, "  a\n")).status().message()),
+              HasSubstr("named before"));
 }
 
 class PackedVersionTest : public ::testing::Test {
@@ -48,7 +54,8 @@ class PackedVersionTest : public ::testing::Test {
   void SetUp() override {
     files_.Put("telemetry", "m", 1);
     std::string list;
-    for (const char* name : {"model.textproto", "model.safetensors"}) absl::StrAppend(&list, Sha256Hex(Bytes(Read(name))), "  ", name, "\n");
+    for (const char* name : {"model.textproto", "model.safetensors"})
+      absl::StrAppend(&list, Sha256Hex(Bytes(Read(name))), "  ", name, "\n");
     Write("SHA256SUMS", list);
   }
   std::string Path(const std::string& name) const { return (files_.At("m", 1) / name).string(); }
@@ -56,7 +63,9 @@ class PackedVersionTest : public ::testing::Test {
     std::ifstream in(Path(name), std::ios::binary);
     return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
   }
-  void Write(const std::string& name, const std::string& text) const { std::ofstream(Path(name), std::ios::binary) << text; }
+  void Write(const std::string& name, const std::string& text) const {
+    std::ofstream(Path(name), std::ios::binary) << text;
+  }
   std::string Load(ImportNotes* notes = nullptr) const {
     const auto model = LoadModelDirectory(files_.At("m", 1).string(), "m", "1", notes);
     return model.ok() ? "" : std::string(model.status().message());

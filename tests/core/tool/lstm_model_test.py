@@ -93,7 +93,7 @@ class LstmModelTest(unittest.TestCase):
         )
         target = self.dir / "packed" / "1"
         self.assertEqual(
-            sorted(p.name for p in target.iterdir()), ["SHA256SUMS", "model.safetensors", "model.textproto"]
+            sorted(p.name for p in target.iterdir()), ["SHA256SUMS", "model.safetensors", "model.textproto", "self_check.safetensors"]
         )
         subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=target, check=True, capture_output=True)
         before, after = (

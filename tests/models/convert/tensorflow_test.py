@@ -329,7 +329,14 @@ class TensorFlowTest(ConvertTest):
             (f"{scope}/kernel", "Const", [], {"value": kernel}),
             (f"{scope}/bias", "Const", [], {"value": bias}),
             ("steps", "Unpack", ["x"], {}),
-            ("cell", op, ["steps", f"{scope}/kernel", f"{scope}/bias"], attributes),
+            ("none", "Const", [], {"value": np.zeros(4, "f4")}),
+            (
+                "cell",
+                op,
+                (["steps"] if op == "LSTMBlockCell" else ["none", "steps"])  # then c, h, the weights, three peepholes
+                + ["none", "none", f"{scope}/kernel", "none", "none", "none", f"{scope}/bias"],
+                attributes,
+            ),
         ]
         return kernel, bias, nodes
 
@@ -361,6 +368,141 @@ class TensorFlowTest(ConvertTest):
                 h = lstm(x, *gates_of(kernel, 3, order), {**b, "f": b["f"] + forget})
                 self.verify(self.convert("tensorflow", path), x, sigmoid(np.clip(h @ w + wb, 0, 6) @ v.T + vb))
                 self.verify(self.convert("tensorflow", path, "--output-node", "cell"), x, h)
+
+    def test_a_clipped_dense_layer_before_a_fused_cell_and_peepholes_within(self):
+        x, w, wb = self.random(9, 5), self.random(5, 3, scale=9), self.random(3)
+        kernel, bias, nodes = self.block_lstm("BlockLSTM", forget_bias=1.0, use_peephole=True)
+        peep = {g: self.random(4) for g in "ifo"}
+        names = [f"l/lstm_cell/w_{g}_diag" for g in "ifo"]
+        before = [
+            ("w", "Const", [], {"value": w}),
+            ("wb", "Const", [], {"value": wb}),
+            ("m", "MatMul", ["x", "w"], {}),
+            ("a", "BiasAdd", ["m", "wb"], {}),
+            ("r", "Relu", ["a"], {}),
+            ("limit", "Const", [], {"value": np.array(20, "f4")}),
+            ("steps", "Minimum", ["r", "limit"], {}),
+        ]
+        diagonals = [(n, "Const", [], {"value": v}) for n, v in zip(names, peep.values())]
+        cell = (
+            "cell",
+            "BlockLSTM",
+            ["none", "steps", "none", "none", "l/lstm_cell/kernel", *names, "l/lstm_cell/bias"],
+            nodes[-1][3],
+        )
+        path = self.graph(*[n for n in nodes if n[0] not in ("steps", "cell")], *before, *diagonals, cell)
+        b = dict(zip("igfo", np.split(bias, 4)))
+        dense = np.clip(x @ w + wb, 0, 20)
+        self.assertGreater((x @ w + wb).max(), 20, "nothing is clipped")
+        y = lstm(dense, *gates_of(kernel, 3, "igfo"), {**b, "f": b["f"] + 1}, peep)
+        self.verify(self.convert("tensorflow", path), x, y)
+        other = (*cell[:2], [i.replace("w_f_diag", "w_o_diag") for i in cell[2]], cell[3])
+        self.assertIn(
+            "peepholes that are not called",
+            self.refusal(
+                "tensorflow",
+                self.graph(*[n for n in nodes if n[0] not in ("steps", "cell")], *before, *diagonals, other),
+            ),
+        )
+
+    def loop(self, scope="rnn/lstm_cell", projection=False):
+        """dynamic_rnn over an LSTMCell with peepholes, as TensorFlow 1.5 and later write it: bounded by integers."""
+        body = f"w/{scope}"
+        kernel, bias, peep, proj = (
+            self.random(3 + (2 if projection else 4), 16),
+            self.random(16),
+            {g: self.random(4) for g in "ifo"},
+            self.random(4, 2),
+        )
+        constants = {
+            f"{scope}/kernel": kernel,
+            f"{scope}/bias": bias,
+            **{f"{scope}/w_{g}_diag": v for g, v in peep.items()},
+            f"{body}/one": np.array(1, "f4"),
+        }
+        if projection:
+            constants[f"{scope}/projection/kernel"] = proj
+        nodes = [(n, "Const", [], {"value": v}) for n, v in constants.items()]
+        nodes += [(f"{body}/enter{k}", "Enter", [n], {}) for k, n in enumerate(constants) if n != f"{body}/one"]
+        of = {n: f"{body}/enter{k}" for k, n in enumerate(constants)}
+        of[f"{body}/one"] = f"{body}/one"
+        nodes += [
+            ("x", "Placeholder", [], {}),
+            ("xt", "Transpose", ["x"], {}),
+            ("array", "TensorArrayV3", [], {}),
+            ("scatter", "TensorArrayScatterV3", ["array", "array", "xt", "array"], {}),
+            ("length", "Const", [], {"value": np.array(9)}),
+            ("zero", "Const", [], {"value": np.zeros((), "f4")}),
+            ("zeros", "Fill", ["length", "zero"], {}),
+            ("least", "Maximum", ["length", "length"], {}),
+            ("bound", "Minimum", ["length", "least"], {}),
+            ("less", "Less", ["length", "bound"], {}),
+            ("cond", "LoopCond", ["less"], {}),
+            ("c0", "Enter", ["zeros"], {}),
+            ("cm", "Merge", ["c0", "cn"], {}),
+            ("cs", "Switch", ["cm", "cond"], {}),
+            ("c", "Identity", ["cs:1"], {}),
+            ("h0", "Enter", ["zeros"], {}),
+            ("hm", "Merge", ["h0", "hn"], {}),
+            ("hs", "Switch", ["hm", "cond"], {}),
+            ("h", "Identity", ["hs:1"], {}),
+            ("read", "TensorArrayReadV3", ["array", "length", "scatter"], {}),
+            ("xh", "ConcatV2", ["read", "h", "length"], {}),
+            ("mm", "MatMul", ["xh", of[f"{scope}/kernel"]], {}),
+            ("ba", "BiasAdd", ["mm", of[f"{scope}/bias"]], {}),
+            ("split", "Split", ["length", "ba"], {}),
+            ("fb", "Add", ["split:2", of[f"{body}/one"]], {}),
+            ("pf", "Mul", [of[f"{scope}/w_f_diag"], "c"], {}),
+            ("f1", "Add", ["fb", "pf"], {}),
+            ("f", "Sigmoid", ["f1"], {}),
+            ("fc", "Mul", ["f", "c"], {}),
+            ("pi", "Mul", [of[f"{scope}/w_i_diag"], "c"], {}),
+            ("i1", "Add", ["split", "pi"], {}),
+            ("i", "Sigmoid", ["i1"], {}),
+            ("j", "Tanh", ["split:1"], {}),
+            ("ij", "Mul", ["i", "j"], {}),
+            ("c1", "Add", ["fc", "ij"], {}),
+            ("po", "Mul", [of[f"{scope}/w_o_diag"], "c1"], {}),
+            ("o1", "Add", ["split:3", "po"], {}),
+            ("o", "Sigmoid", ["o1"], {}),
+            ("tc", "Tanh", ["c1"], {}),
+            ("m", "Mul", ["o", "tc"], {}),
+            ("cn", "NextIteration", ["c1"], {}),
+            ("ex", "Exit", ["hs"], {}),
+        ]
+        last = "m"
+        if projection:
+            nodes.append(("p", "MatMul", ["m", of[f"{scope}/projection/kernel"]], {}))
+            last = "p"
+        nodes.append(("hn", "NextIteration", [last], {}))
+        b = dict(zip("igfo", np.split(bias, 4)))
+        w, r = gates_of(kernel, 3, "igfo")
+        return nodes, lambda x: lstm(x, w, r, {**b, "f": b["f"] + 1}, peep, proj.T if projection else None)
+
+    def test_a_loop_over_a_cell_with_peepholes_and_projection(self):
+        x = self.random(9, 3)
+        for projection in (False, True):
+            nodes, judge = self.loop(projection=projection)
+            w = self.random(2 if projection else 4, 3)
+            path = self.graph(
+                *nodes, ("W", "Const", [], {"value": w}), ("y", "MatMul", ["ex", "W"], {}), ("end", "Tanh", ["y"], {})
+            )
+            self.verify(self.convert("tensorflow", path), x, np.tanh(judge(x) @ w))
+        for extra, end, reason in (
+            (("clip", "Minimum", ["c1", f"w/rnn/lstm_cell/one"], {}), "clip", "clips"),
+            (("res", "Add", ["m", "read"], {}), "res", "a residual connection"),
+            (("act", "Relu", ["c1"], {}), "act", "activation is not tanh"),
+        ):
+            changed = [
+                (n, op, [end if i == "m" and n == "hn" else i for i in inputs], a)
+                for n, op, inputs, a in self.loop()[0]
+            ]
+            self.assertIn(
+                reason,
+                self.refusal(
+                    "tensorflow", self.graph(*changed, extra, ("y", "Tanh", ["ex"], {})), "--output-node", "y"
+                ),
+            )
 
     def test_a_first_matrix_without_bias_is_a_product_and_a_gather_an_embedding(self):
         x, w, ids = self.random(5, 3), self.random(3, 4), self.rng.integers(0, 3, 5)

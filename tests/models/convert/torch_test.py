@@ -125,6 +125,14 @@ class TorchTest(ConvertTest):
         y = conv(nn.functional.pad(x.T[None], (4, 0)))[0].T
         self.check(nn.ModuleDict({"c": conv}), x, y, "--net", "c:dilation=2:groups=2")
 
+    def test_a_slope_for_each_element_is_told_from_a_norm(self):
+        net, x = nn.ModuleDict({"a": nn.Linear(3, 4), "p": nn.PReLU(4)}), self.input(3)
+        nn.init.normal_(net["p"].weight)
+        self.assertIn("p:prelu or p:norm", self.refusal("pytorch", self.saved(net.state_dict())))
+        self.check(net, x, net["p"](net["a"](x)), "--net", "a, p:prelu")
+        y = nn.functional.layer_norm(net["a"](x), [4], net["p"].weight, None, 0.01)
+        self.check(net, x, y, "--net", "a, p:norm:eps=0.01")
+
     def test_modules_in_memory(self):
         net = nn.Sequential(
             nn.Linear(3, 5),
@@ -134,7 +142,7 @@ class TorchTest(ConvertTest):
             nn.Linear(5, 4),
             nn.Hardsigmoid(),
             nn.LayerNorm(4, eps=0.1),
-            nn.PReLU(),
+            nn.PReLU(4, init=0.1),
             nn.Softmax(-1),
         )
         net(torch.randn(50, 3))

@@ -10,6 +10,7 @@
 #include <span>
 
 #include "core/base/fail_point.h"
+#include "core/check/recording.h"
 #include "core/import/hash_list.h"
 #include "tests/support/model_directory.h"
 
@@ -113,6 +114,21 @@ TEST_F(ModelKeeperTest, APackedVersionIsTakenOnlyWhereItsFilesAreWhatTheyWere) {
   std::ofstream(files_.At("m", 2) / "SHA256SUMS") << list;
   Look();
   EXPECT_THAT(Open(), ElementsAre("m:2"));
+}
+
+TEST_F(ModelKeeperTest, AVersionThatDoesNotComputeWhatWasRecordedIsNotServed) {
+  files_.Put("french", "m", 1);
+  Start();
+  std::string recorded = core::Recording::Make(*(*keeper_->repository()->Find("m", ""))->program, 8)->Format();
+  files_.Put("french", "m", 2, "the same");
+  std::ofstream(files_.At("m", 2) / "self_check.safetensors", std::ios::binary) << recorded;
+  Look();
+  EXPECT_THAT(Open(), ElementsAre("m:2"));
+  files_.Put("french-rnn", "m", 3);
+  std::ofstream(files_.At("m", 3) / "self_check.safetensors", std::ios::binary) << recorded;
+  Look();
+  EXPECT_THAT(Open(), ElementsAre("m:2"));
+  EXPECT_THAT(Bad(), ElementsAre(HasSubstr("was recorded when the version was packed")));
 }
 
 TEST_F(ModelKeeperTest, ANewVersionIsTakenOnceItsFilesRest) {
