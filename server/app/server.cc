@@ -207,7 +207,9 @@ absl::Status Serve(const ServerOptions& options, const sigset_t& signals) {
   spdlog::info("{}: draining, {} sessions are open, streams get {} s to end", strsignal(signal), server->budget().sessions(),
                options.drain_seconds);
   if (rest) rest->Drain();
-  const bool clean = server->Drain(options.drain_seconds * 1000);
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(options.drain_seconds);
+  bool clean = server->Drain(options.drain_seconds * 1000);
+  if (rest) clean = rest->WaitForNone(until) && clean;
   if (!clean) spdlog::warn("the drain's deadline passed: the remaining streams are cut; sessions that are volatile end");
   if (rest) rest->Stop();
   exposer.reset();  // before the state directory is let go of: the next server may wait for it, and wants the port too

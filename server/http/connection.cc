@@ -54,6 +54,7 @@ HttpConnection::HttpConnection(net::ip::tcp::socket socket, HttpShared* shared)
 }
 
 HttpConnection::~HttpConnection() {
+  Count(false);
   here_->closed.store(true, std::memory_order_relaxed);
   shared_->bodies.fetch_sub(reserved_);
   shared_->connections.fetch_sub(1);
@@ -69,7 +70,13 @@ bool HttpConnection::Reserve(size_t bytes) {
   return true;
 }
 
+void HttpConnection::Count(bool counted) {
+  if (std::exchange(counted_, counted) == counted) return;
+  counted ? shared_->requests.Add() : shared_->requests.Remove();
+}
+
 void HttpConnection::ReadHeader() {
+  Count(false);
   Reserve(0);
   parser_.emplace();
   parser_->header_limit(shared_->options.max_header_bytes);
@@ -80,6 +87,7 @@ void HttpConnection::ReadHeader() {
 
 void HttpConnection::OnHeader(beast::error_code error) {
   if (error) return Refuse(error);
+  Count(true);
   version_ = parser_->get().version();
   keep_alive_ = parser_->get().keep_alive() && !shared_->draining.load();
   const auto length = parser_->content_length();
@@ -156,6 +164,7 @@ void HttpConnection::Write(RestResponse response, bool keep_alive) {
 
 // What the client still sends is taken for a moment: a connection that is closed over it would be reset, and the answer lost.
 void HttpConnection::Close() {
+  Count(false);
   beast::error_code ignored;
   stream_.socket().shutdown(net::ip::tcp::socket::shutdown_send, ignored);
   stream_.expires_after(kLinger);

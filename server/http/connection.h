@@ -8,8 +8,11 @@
 #include <boost/beast/http/empty_body.hpp>
 #include <boost/beast/http/parser.hpp>
 #include <boost/beast/http/string_body.hpp>
+#include <chrono>
+#include <condition_variable>
 #include <cstddef>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 
@@ -18,13 +21,37 @@
 
 namespace lstm::server {
 
+// Requests that have begun to come and are not answered. Thread-safe.
+class RequestCount {
+ public:
+  void Add() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    ++count_;
+  }
+  void Remove() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (--count_ == 0) none_.notify_all();
+  }
+  bool WaitForNone(std::chrono::steady_clock::time_point deadline) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    return none_.wait_until(lock, deadline, [this] { return count_ == 0; });
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable none_;
+  size_t count_ = 0;  // guarded by mutex_
+};
+
 // What all connections of a server share; outlives them.
 struct HttpShared {
-  RestServer::Options options;
-  InferenceFront* front;
+  HttpShared(const RestServer::Options& o, InferenceFront* f) : options(o), front(f) {}
+  const RestServer::Options options;
+  InferenceFront* const front;
   std::atomic<size_t> connections{0};
   std::atomic<size_t> bodies{0};  // bytes that are held for bodies
   std::atomic<bool> draining{false};
+  RequestCount requests;
 };
 
 // One connection: a request is read, answered, and then the next is read. Held by the operation that is under way; confined to
@@ -47,6 +74,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void Answer(RestResponse response);
   void Write(RestResponse response, bool keep_alive);
   bool Reserve(size_t bytes);
+  void Count(bool counted);
   void Close();
   void Discard();
 
@@ -59,7 +87,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   std::optional<boost::beast::http::response<boost::beast::http::empty_body>> go_on_;
   size_t reserved_ = 0, discarded_ = 0;
   unsigned version_ = 11;
-  bool keep_alive_ = false;
+  bool keep_alive_ = false, counted_ = false;
 };
 
 }  // namespace lstm::server

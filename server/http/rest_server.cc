@@ -54,7 +54,7 @@ absl::StatusOr<tcp::endpoint> Parse(const std::string& listen) {
 }  // namespace
 
 struct RestServer::Http {
-  explicit Http(const Options& o, InferenceFront* front) : shared{o, front} {}
+  explicit Http(const Options& o, InferenceFront* front) : shared(o, front) {}
 
   absl::Status Bind(const tcp::endpoint& endpoint) {
     boost::system::error_code error;
@@ -120,6 +120,8 @@ void RestServer::Drain() {
     http->pause.cancel();
   });
 }
+
+bool RestServer::WaitForNone(std::chrono::steady_clock::time_point deadline) { return http_->shared.requests.WaitForNone(deadline); }
 
 void RestServer::Stop() {
   http_->context.stop();

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -34,6 +35,8 @@ class RestServer {
 
   // No more connections; those that there are end with their next answer.
   void Drain();
+  // Waits for the answers to requests that have begun to come; false at the deadline.
+  bool WaitForNone(std::chrono::steady_clock::time_point deadline);
   // Ends what is left. The object is to outlive the shards: answers may still come to it.
   void Stop();
 

@@ -433,7 +433,7 @@ class InferenceTest(unittest.TestCase):
             stream.ask(request("french", self.words[:1], 1, start=True))
             server.process.send_signal(signal.SIGTERM)
             self.until(lambda: not stub.ServerReady(oip.ServerReadyRequest()).ready)
-            self.assertIn("UNAVAILABLE", stream.ask(request("french", self.words[:1], 2, start=True)).error_message)
+            self.until(lambda: "UNAVAILABLE" in stream.ask(request("french", self.words[:1], 2, start=True, end=True)).error_message)
             self.assertEqual(stream.ask(request("french", self.words[:1], 1, end=True)).error_message, "")
             with self.assertRaises(grpc.RpcError) as caught:
                 stream.take()

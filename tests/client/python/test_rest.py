@@ -304,12 +304,27 @@ class RestTest(unittest.TestCase):
         second.stderr.read()
         self.assertEqual(second.wait(TIMEOUT), 0)
         second.stderr.close()
-        third = Server("--drain-seconds", "600")
-        self.addCleanup(third.stop)
-        connection = self.connect(third)
-        self.infer("french", {"inputs": [tensor("word", self.words[:1])]}, connection)
-        third.process.send_signal(signal.SIGTERM)
-        self.assertEqual(third.process.wait(TIMEOUT), 0)
+
+    def test_a_server_that_ends_answers_what_had_begun(self):
+        server = Server("--drain-seconds", "600")
+        self.addCleanup(server.stop)
+        idle = self.connect(server)
+        self.infer("french", {"inputs": [tensor("word", self.words[:1])]}, idle)
+        body = json.dumps({"inputs": [tensor("word", self.words[:2])]}).encode()
+        with socket.create_connection(server.http, timeout=TIMEOUT) as begun:
+            begun.sendall(b"POST /v2/models/french/infer HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body))
+            self.assertTrue(begun.recv(100).startswith(b"HTTP/1.1 100"))
+            server.process.send_signal(signal.SIGTERM)
+
+            def gone():
+                try:
+                    socket.create_connection(server.http, timeout=TIMEOUT).close()
+                except ConnectionRefusedError:
+                    return True
+            self.until(gone)
+            begun.sendall(body)
+            self.assertIn(begun.recv(12), (b"HTTP/1.1 200", b"HTTP/1.1 503"))  # as soon as the shards drain: 503
+        self.assertEqual(server.process.wait(TIMEOUT), 0)
 
 
 if __name__ == "__main__":
