@@ -90,7 +90,10 @@ TEST_F(PredictWholeTest, AnswersWithTheWholeSequenceUpToItsLength) {
     back_.Step(x(t));
     for (size_t j = 0; j < 3; ++j) EXPECT_NEAR(static_cast<double>(y[static_cast<size_t>(6 * t) + 3 + j]), back_.h[j], 1e-5);
   }
-  for (size_t j = 0; j < 3; ++j) EXPECT_NEAR(static_cast<double>(h[j]), forward_.h[j], 1e-5), EXPECT_NEAR(static_cast<double>(h[3 + j]), back_.h[j], 1e-5);
+  for (size_t j = 0; j < 3; ++j) {
+    EXPECT_NEAR(static_cast<double>(h[j]), forward_.h[j], 1e-5);
+    EXPECT_NEAR(static_cast<double>(h[3 + j]), back_.h[j], 1e-5);
+  }
   for (size_t i = 24; i < 36; ++i) EXPECT_EQ(y[i], 0.0f) << "beyond the length";
   // The last step alone; what comes once comes as it is.
   request.mutable_options()->set_last_step_only(true);

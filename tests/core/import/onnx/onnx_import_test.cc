@@ -7,7 +7,9 @@
 
 #include <cmath>
 #include <functional>
+#include <set>
 
+#include "absl/strings/ascii.h"
 #include "tests/core/import/onnx/onnx_reference.h"
 #include "tests/core/import/onnx/onnx_writer.h"
 #include "tests/support/oracle.h"
@@ -39,7 +41,7 @@ using testing::Numbers;
 using testing::Reference;
 
 // Every combination comes up over the seeds: which of them is drawn at random, the weights too.
-void CheckRandomNode(uint64_t seed) {
+void CheckRandomNode(uint64_t seed, std::set<std::string>& seen) {
   testing::Random random(seed);
   const auto coin = [&] { return random.Below(2) == 1; };
   Reference ref;
@@ -48,15 +50,18 @@ void CheckRandomNode(uint64_t seed) {
   ref.width = static_cast<int64_t>(1 + random.Below(4));
   const int64_t n = ref.hidden, gates = ref.op == "LSTM" ? 4 : ref.op == "GRU" ? 3 : 1;
   const size_t functions = ref.op == "LSTM" ? 3 : ref.op == "GRU" ? 2 : 1;
-  const bool layout = coin(), biased = coin(), states = coin(), state_inputs = states && coin(), plain = random.Below(3) > 0;
+  const bool layout = coin(), biased = coin(), states = coin(), state_inputs = states && coin(), plain = random.Below(3) > 0, defaults = random.Below(3) == 0, lower = coin();
   for (size_t i = 0; i < functions; ++i) {
     ref.activations.push_back(plain ? (i == 0 && functions > 1 ? "Sigmoid" : "Tanh") : kActivations[random.Below(kActivations.size())]);
     const std::string& a = ref.activations.back();
     const bool both = a == "Affine" || a == "ScaledTanh" || a == "HardSigmoid";
-    if (both || a == "LeakyRelu" || a == "ThresholdedRelu" || a == "Elu") ref.alphas.push_back(0.3f + std::fabs(random.Uniform(0.4f)));
-    if (both) ref.betas.push_back(random.Uniform(0.5f));
+    const bool one = both || a == "LeakyRelu" || a == "ThresholdedRelu" || a == "Elu";
+    if (one) ref.alphas.push_back(!defaults ? 0.3f + std::fabs(random.Uniform(0.4f)) : a == "LeakyRelu" ? 0.01f : a == "HardSigmoid" ? 0.2f : 1);
+    if (both) ref.betas.push_back(!defaults ? random.Uniform(0.5f) : a == "Affine" ? 0 : a == "HardSigmoid" ? 0.5f : 1);
+    if (!plain) seen.insert(ref.op + " function " + std::to_string(i) + " " + a);
+    if (!plain && one) seen.insert(a + (defaults ? " by default" : " with numbers"));
   }
-  if (!plain || random.Below(4) == 0) ref.clip = 0.7;
+  if (coin()) ref.clip = static_cast<double>(std::vector<float>{0.2f, 0.7f, 2}[random.Below(3)]);
   ref.coupled = ref.op == "LSTM" && coin();
   ref.after = ref.op == "GRU" && coin();
   ref.w = Numbers(random, gates * n * ref.width);
@@ -88,8 +93,19 @@ void CheckRandomNode(uint64_t seed) {
   }
   std::string attributes = W::Int("hidden_size", n) + W::Int("layout", layout) + W::Int("input_forget", ref.coupled) + W::Int("linear_before_reset", ref.after);
   if (ref.op != "LSTM") attributes = W::Int("hidden_size", n) + W::Int("layout", layout) + (ref.op == "GRU" ? W::Int("linear_before_reset", ref.after) : "");
-  if (!plain) attributes += W::Texts("activations", ref.activations) + W::Reals("activation_alpha", ref.alphas) + W::Reals("activation_beta", ref.betas);
-  if (ref.clip > 0) attributes += W::Real("clip", 0.7f);
+  if (!plain) {
+    std::vector<std::string> names = ref.activations;
+    for (std::string& name : names) name = lower ? absl::AsciiStrToLower(name) : name;
+    attributes += W::Texts("activations", names);
+    if (!defaults) attributes += W::Reals("activation_alpha", ref.alphas) + W::Reals("activation_beta", ref.betas);
+  }
+  if (ref.clip > 0) attributes += W::Real("clip", static_cast<float>(ref.clip));
+  for (const auto& [what, on] : {std::pair<const char*, bool>{"layout", layout}, {"bias", biased}, {"states", states}, {"state inputs", state_inputs}, {"clip", ref.clip > 0}, {"activations", !plain},
+                                 {"input_forget", ref.coupled}, {"linear_before_reset", ref.after}, {"peepholes", !ref.p.empty()}}) {
+    seen.insert(ref.op + " " + what + (on ? " on" : " off"));
+  }
+  if (!plain && ref.clip == 0) seen.insert(ref.op + " activations without clip");
+  if (plain && ref.clip > 0) seen.insert(ref.op + " clip alone");
   std::vector<std::string> out = {"Y", "hn"};
   const bool cell_out = ref.op == "LSTM" && (state_inputs || coin());
   if (cell_out) out.push_back("cn");
@@ -125,7 +141,18 @@ void CheckRandomNode(uint64_t seed) {
 }
 
 TEST(OnnxImportTest, RandomRecurrentNodesOverTheirAttributes) {
-  for (uint64_t seed = 1; seed <= 400 && !HasFatalFailure(); ++seed) CheckRandomNode(seed);
+  std::set<std::string> seen;
+  for (uint64_t seed = 1; seed <= 1000 && !HasFatalFailure(); ++seed) CheckRandomNode(seed, seen);
+  // The drawing is no check by itself: all of it must have come up.
+  for (const std::string op : {"LSTM", "GRU", "RNN"}) {
+    for (size_t i = 0; i < (op == "LSTM" ? 3u : op == "GRU" ? 2u : 1u); ++i) {
+      for (const std::string& a : kActivations) EXPECT_TRUE(seen.contains(op + " function " + std::to_string(i) + " " + a)) << op << " " << i << " " << a;
+    }
+    for (const std::string what : {"layout", "bias", "states", "state inputs", "clip", "activations"}) EXPECT_TRUE(seen.contains(op + " " + what + " on") && seen.contains(op + " " + what + " off")) << op << " " << what;
+    EXPECT_TRUE(seen.contains(op + " activations without clip") && seen.contains(op + " clip alone")) << op;
+  }
+  for (const std::string what : {"LSTM input_forget", "LSTM peepholes", "GRU linear_before_reset"}) EXPECT_TRUE(seen.contains(what + " on") && seen.contains(what + " off")) << what;
+  for (const std::string a : {"Affine", "LeakyRelu", "ThresholdedRelu", "ScaledTanh", "HardSigmoid", "Elu"}) EXPECT_TRUE(seen.contains(a + " by default") && seen.contains(a + " with numbers")) << a;
 }
 
 OnnxWriter LstmOver(const Shape& x, const std::string& attributes = "", const std::vector<std::string>& more = {}) {

@@ -1,0 +1,109 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# Whole sequences, and audio that travels as integers, as a user meets them. $1: lstm-server, $2: lstm-client
+set -euo pipefail
+server=$1 client=$2
+work=$(mktemp -d)
+pid=
+stop() { [[ -z $pid ]] || kill -KILL "$pid" 2>/dev/null || true; rm -rf "$work"; }
+trap stop EXIT
+fail() { echo "FAILED: $*"; cat "$work/log"; exit 1; }
+expect() {
+  local want=$1 code=0
+  shift
+  "$@" >"$work/out" 2>"$work/err" || code=$?
+  [[ $code == "$want" ]] || fail "exit code $code, expected $want: $* ($(cat "$work/err"))"
+}
+says() { grep -q "$1" "$work/out" "$work/err" || fail "does not say '$1': $(cat "$work/out" "$work/err")"; }
+
+golden=tests/data/golden_whole
+for name in lstm_both_ways lstm_lengths lstm_pooled_sum; do
+  mkdir -p "$work/models/$name/1"
+  cp $golden/$name/model.onnx "$work/models/$name/1"
+done
+# One cell over the samples of an audio frame, once with floats and once with integers on the wire.
+/usr/bin/python3 - "$work" <<'PY'
+import json, struct, sys, wave
+import numpy as np
+work = sys.argv[1]
+rng = np.random.default_rng(3)
+shapes = {"r.weight_ih_l0": (4, 8), "r.weight_hh_l0": (4, 4), "r.bias_ih_l0": (4,), "r.bias_hh_l0": (4,)}
+header, data = {}, b""
+for name, shape in shapes.items():
+    raw = rng.standard_normal(shape).astype("<f4").tobytes()
+    header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [len(data), len(data) + len(raw)]}
+    data += raw
+text = json.dumps(header).encode()
+import os
+for name, wire in (("floats", ""), ("pcm", "wire { type: INT16 scale: 3.0517578125e-05 }")):
+    os.makedirs(f"{work}/models/{name}/1")
+    open(f"{work}/models/{name}/1/model.safetensors", "wb").write(struct.pack("<Q", len(text)) + text + data)
+    open(f"{work}/models/{name}/1/model.textproto", "w").write("input { name: 'x' shape: 8 " + wire + " } layer { name: 'r' rnn { } }")
+with wave.open(f"{work}/a.wav", "wb") as out:
+    out.setnchannels(1), out.setsampwidth(2), out.setframerate(16000)
+    out.writeframes((rng.standard_normal(50) * 9000).clip(-32768, 32767).astype("<i2").tobytes())
+PY
+"$server" --listen 127.0.0.1:0 --models "$work/models" 2>"$work/log" &
+pid=$!
+address=
+until [[ -n $address ]]; do
+  kill -0 "$pid" || fail "the server did not start"
+  address=$(sed -n 's/.*listening on //p' "$work/log" | head -n 1)
+done
+run=("$client" --server "$address")
+
+expect 0 "${run[@]}" models
+says "no sessions: LSTM node"
+expect 1 "${run[@]}" stream lstm_both_ways $golden/lstm_both_ways/x.npy
+says "has no sessions: LSTM node .*bidirectional"
+expect 0 "${run[@]}" predict lstm_both_ways $golden/lstm_both_ways/x.npy --output "$work/y.npy"
+expect 0 "${run[@]}" predict lstm_both_ways $golden/lstm_both_ways/x.npy --output "$work/h.npy" --select h
+expect 0 "${run[@]}" predict lstm_lengths $golden/lstm_lengths/x.npy --once lens=5 --output "$work/l.npy"
+expect 0 "${run[@]}" predict lstm_lengths $golden/lstm_lengths/x.npy --once lens=$golden/lstm_lengths/lens.npy
+says '"session":"whole","step":6,"h"'
+expect 0 "${run[@]}" predict lstm_pooled_sum $golden/lstm_pooled_sum/x.npy --output "$work/p.npy"
+expect 1 "${run[@]}" predict lstm_lengths $golden/lstm_lengths/x.npy --once lens=9
+says "input 'lens' is 9, expected 1 to 7"
+expect 1 "${run[@]}" predict lstm_lengths $golden/lstm_lengths/x.npy --once nosuch=9
+says "has no such input"
+
+expect 0 "${run[@]}" stream floats "$work/a.wav" --output "$work/floats.npy"
+expect 0 "${run[@]}" stream pcm "$work/a.wav" --output "$work/pcm.npy"
+cmp "$work/floats.npy" "$work/pcm.npy" || fail "samples as integers give other bits than as floats"
+expect 0 "${run[@]}" models --json
+says '"type":"INT16"'
+PYTHONPATH=client/python /usr/bin/python3 - "$address" "$work" $golden <<'PY'
+import sys
+import numpy as np
+import lstm
+address, work, golden = sys.argv[1:]
+def near(a, b): assert a.shape == b.shape and abs(a - b).max() < 1e-5, (a.shape, b.shape)
+load = lambda case, what: np.load(f"{golden}/{case}/{what}.npy")
+near(np.load(f"{work}/y.npy"), load("lstm_both_ways", "y").reshape(7, 8))
+near(np.load(f"{work}/h.npy").reshape(4, 4), load("lstm_both_ways", "h").reshape(4, 4))
+near(np.load(f"{work}/l.npy"), load("lstm_lengths", "y").reshape(7, 8))
+near(np.load(f"{work}/p.npy").reshape(2), load("lstm_pooled_sum", "y").reshape(2))
+with lstm.connect(address) as client:
+    out = client.predict("lstm_both_ways", load("lstm_both_ways", "x"))
+    near(out["y"], load("lstm_both_ways", "y").reshape(7, 8))
+    near(out["h"], load("lstm_both_ways", "h").reshape(4, 4))
+    out = client.predict("lstm_lengths", {"x": load("lstm_lengths", "x"), "lens": np.array(5)})
+    near(out["y"], load("lstm_lengths", "y").reshape(7, 8))
+    try:
+        client.session("lstm_both_ways")
+        raise SystemExit("a session was opened")
+    except lstm.Error as error:
+        assert "has no sessions" in str(error), error
+    pcm = np.arange(-16, 16, dtype=np.int16).reshape(4, 8) * 100
+    a, b = client.predict("pcm", pcm), client.predict("pcm", pcm.astype(np.float32) / 32768)
+    assert (a == b).all()
+    try:
+        client.predict("pcm", pcm.astype(np.int64) * 100)
+        raise SystemExit("numbers beyond 16 bits were sent")
+    except lstm.InvalidArgument as error:
+        assert "expected -32768 to 32767" in str(error), error
+PY
+kill -TERM "$pid"
+wait "$pid" || fail "the server's exit code after SIGTERM is $?"
+pid=
+echo "whole: all as it should be"

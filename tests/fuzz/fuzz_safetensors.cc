@@ -1,0 +1,18 @@
+// SPDX-License-Identifier: MIT
+#include "core/import/manifest_import.h"
+#include "core/import/safetensors.h"
+#include "tests/fuzz/run_model.h"
+
+// The container by itself, and under a manifest that asks for what the seeds hold.
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  using namespace lstm;
+  const std::span<const std::byte> bytes(reinterpret_cast<const std::byte*>(data), size);
+  const auto file = core::Safetensors::Parse(bytes);
+  if (file.ok()) {
+    for (const auto& [name, entry] : file->entries()) (void)file->Load(name);
+  }
+  static const std::string manifest = "input { name: 'x' shape: 2 } layer { name: 'lstm' lstm {} } layer { name: 'head' linear {} } output { name: 'y' }";
+  auto model = core::ImportManifest(manifest, bytes);
+  if (model.ok()) testing::RunAccepted(*std::move(model));
+  return 0;
+}
