@@ -116,9 +116,21 @@ absl::Status Sequences::Begin(Sequence* sequence, const InferJobPtr& job) {
   return Step(sequence, job, sequence->lane, *sequence->model);
 }
 
+namespace {
+
+// What this face can compute with: all but models of whole sequences alone.
+absl::StatusOr<ServedModelPtr> FindWithSteps(const ModelRepository& models, const inference::ModelInferRequest& request) {
+  LSTM_ASSIGN_OR_RETURN(ServedModelPtr model, models.Find(request.model_name(), request.model_version()));
+  if (model->program != nullptr) return model;
+  return absl::UnimplementedError(absl::StrCat("model '", model->name, "' has no steps: ", model->info.not_streamable(),
+                                               ". Predict of lstm.v1.Prediction computes whole sequences with it"));
+}
+
+}  // namespace
+
 // A session of its own, on a lane of its own: the one that lives ends when the first step of the new one is applied.
 absl::Status Sequences::Open(Sequence* sequence, const InferJobPtr& job) {
-  LSTM_ASSIGN_OR_RETURN(sequence->next_model, services_.models->Find(job->request.model_name(), job->request.model_version()));
+  LSTM_ASSIGN_OR_RETURN(sequence->next_model, FindWithSteps(*services_.models, job->request));
   Face* face = sequence->face;
   do {
     ++face->last_lane;
@@ -297,7 +309,7 @@ void Sequences::Give(const InferJobPtr& job, const absl::Status& status) {
 void Sequences::TakeWhole(const InferJobPtr& job) {
   auto whole = std::make_unique<Whole>();
   const absl::Status begun = [&]() -> absl::Status {
-    LSTM_ASSIGN_OR_RETURN(whole->model, services_.models->Find(job->request.model_name(), job->request.model_version()));
+    LSTM_ASSIGN_OR_RETURN(whole->model, FindWithSteps(*services_.models, job->request));
     v1::PredictRequest request;
     request.set_model(whole->model->name);
     request.set_version(whole->model->version);

@@ -43,7 +43,7 @@ with wave.open(f"{work}/a.wav", "wb") as out:
     out.setnchannels(1), out.setsampwidth(2), out.setframerate(16000)
     out.writeframes((rng.standard_normal(50) * 9000).clip(-32768, 32767).astype("<i2").tobytes())
 PY
-"$server" --listen 127.0.0.1:0 --models "$work/models" 2>"$work/log" &
+"$server" --listen 127.0.0.1:0 --http-listen 127.0.0.1:0 --metrics-listen "" --models "$work/models" 2>"$work/log" &
 pid=$!
 address=
 until [[ -n $address ]]; do
@@ -66,6 +66,17 @@ expect 1 "${run[@]}" predict lstm_lengths $golden/lstm_lengths/x.npy --once lens
 says "input 'lens' is 9, expected 1 to 7"
 expect 1 "${run[@]}" predict lstm_lengths $golden/lstm_lengths/x.npy --once nosuch=9
 says "has no such input"
+
+http=
+until [[ -n $http ]]; do
+  kill -0 "$pid" || fail "the server is gone"
+  http=$(sed -n 's/.*Open Inference Protocol on http:\/\/\([^/ ]*\).*/\1/p' "$work/log")
+done
+asked='"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}]'
+expect 0 curl -s "$http/v2/models/lstm_both_ways/infer" -d "{$asked}"
+says "has no steps: LSTM node"
+expect 0 curl -s "$http/v2/models/lstm_both_ways/infer" -d "{\"parameters\": {\"sequence_id\": 1, \"sequence_start\": true}, $asked}"
+says "has no steps: LSTM node"
 
 expect 0 "${run[@]}" stream floats "$work/a.wav" --output "$work/floats.npy"
 expect 0 "${run[@]}" stream pcm "$work/a.wav" --output "$work/pcm.npy"
