@@ -129,7 +129,7 @@ def main(arguments=None):
         print(f"convert: {a.file}: {text if len(text) < 1200 else text[:1200] + '...'}", file=sys.stderr)
         return 1
     except OSError as e:
-        print(f"convert: {e}", file=sys.stderr)
+        print(f"convert: {e}" if e.filename else f"convert: {a.file}: damaged: {e}", file=sys.stderr)
         return 1
     for note in net.notes:
         print(f"note: {note}")

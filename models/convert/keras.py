@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Keras models, Sequential and Functional: each layer's configuration says what its weights are."""
+import os
+import resource
+import signal
+
 import numpy as np
 
 from . import keras_file, recurrent
@@ -227,7 +231,30 @@ def _input_shape(net, config):
         net.feed(1, ids=True)
 
 
+def _try_in_a_child(read):
+    """HDF5's library crashes on some damaged files: a child reads first, and what ends it is refused here."""
+    child = os.fork()
+    if child == 0:
+        try:
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            signal.alarm(600)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            read()
+        except BaseException:  # said once, by the parent
+            pass
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        raise Refused(f"damaged: HDF5's library ends with {signal.Signals(os.WTERMSIG(status)).name} on it")
+
+
 def from_file(path, config_path=None, description="", **names):
+    _try_in_a_child(lambda: _read(path, config_path, description, names))
+    return _read(path, config_path, description, names)
+
+
+def _read(path, config_path, description, names):
     config, weights = keras_file.load(path, config_path)
     kind, inner = config.get("class_name"), config.get("config")
     layers = inner if isinstance(inner, list) else inner.get("layers") if isinstance(inner, dict) else None

@@ -128,5 +128,5 @@ def load(path):
                 return _read_zip(path)
             stream.seek(0)
             return _read_legacy(stream)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as e:
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, KeyError, struct.error) as e:
         raise Refused(f"truncated or damaged: {e}") from None

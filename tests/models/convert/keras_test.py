@@ -2,12 +2,16 @@
 """Files as Keras 2 and Keras 3 lay them out, made with h5py; the judge is each layer by its formula."""
 import io
 import json
+import os
+import signal
 import unittest
 import zipfile
 
 import numpy as np
 
 from support import ConvertTest, gru, lstm, run, sigmoid
+
+from convert import keras
 
 try:
     import h5py
@@ -296,6 +300,24 @@ class KerasTest(ConvertTest):
                 make(root.create_group("d"))
                 root["d"].attrs["weight_names"] = [b"w"]
             self.refusal("keras", path)
+
+    def test_damaged_files_are_refused_or_give_a_model_even_where_the_library_crashes(self):
+        whole = self.h5(
+            [layer("LSTM", "l")], {"l": [self.random(3, 8), self.random(2, 8), self.random(8)]}
+        ).read_bytes()
+        for _ in range(120):
+            bad = bytearray(whole)
+            for at in self.rng.integers(0, len(bad), 8):
+                bad[at] = self.rng.choice([0, 1, 127, 128, 255])
+            (self.dir / "bad.h5").write_bytes(bad)
+            status, _, _, err = self.run_command("keras", self.dir / "bad.h5")
+            self.assertIn((status, err.count("\n")), ((0, 0), (1, 1)), err)
+
+    def test_a_crash_of_the_library_is_a_refusal(self):
+        with self.assertRaises(keras.Refused) as refused:
+            keras._try_in_a_child(lambda: os.kill(os.getpid(), signal.SIGSEGV))
+        self.assertIn("SIGSEGV", str(refused.exception))
+        keras._try_in_a_child(lambda: 1 / 0)  # the parent will say so itself
 
     def test_rubbish_and_cut_files_are_refused(self):
         w = {"l": [self.random(3, 20), self.random(5, 20), self.random(20)]}
