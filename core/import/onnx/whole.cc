@@ -11,6 +11,13 @@
 
 namespace lstm::core::onnx {
 
+namespace {
+
+constexpr size_t kMostStages = 256;
+constexpr int64_t kMostVisited = int64_t{1} << 27;
+
+}  // namespace
+
 int Lowering::NewSource(Source source) {
   if (source.kind != Source::kInput || !whole_) source.stage = stage_;
   sources_.push_back(std::move(source));
@@ -97,13 +104,11 @@ ValPtr Lowering::Bring(const Val& val, const Origin& how) {
       if (once && how.shift == 0) origin = {index, SequenceRead::kAfter};
       if (!once && how.kind == SequenceRead::kAfter) origin = {index, SequenceRead::kAt, 0, false, -1};
     }
-    for (const auto& [other, there] : imports_) {
-      if (other == origin) return known->second = there;
-    }
+    if (const auto there = imports_.find(origin); there != imports_.end()) return known->second = there->second;
     Source import{Source::kImport, -1, -1, nullptr, source.shape};
     import.origin = origin;
     known->second = NewSource(std::move(import));
-    imports_.emplace_back(origin, known->second);
+    imports_.emplace(origin, known->second);
     return known->second;
   };
   if (val.constant()) return std::make_shared<const Val>(val);
@@ -133,6 +138,10 @@ absl::StatusOr<ValPtr> Lowering::Anew(const ValPtr& val, const Origin& how) {
 }
 
 absl::Status Lowering::Settle(Call& call) {
+  // Moving a value costs nothing while a step is read, and a look at each element here.
+  for (const ValPtr& in : call.in) visited_ += in && in->elements ? in->count() : 1;
+  if (stages_.size() > kMostStages) return Refuse(absl::StrCat("takes more than ", kMostStages, " passes over the sequence"));
+  if (visited_ > kMostVisited) return Refuse("moves more elements between passes than a graph of this size should");
   const std::string_view op = call.node.op;
   if (op == "LSTM" || op == "GRU" || op == "RNN" || op == "If") return absl::OkStatus();  // those see to it themselves
   bool timed = false, end = false, cell = false, any = false;
