@@ -14,7 +14,7 @@ namespace lstm::core::onnx {
 namespace {
 
 constexpr size_t kMostStages = 256;
-constexpr int64_t kMostVisited = int64_t{1} << 27;
+constexpr int64_t kMostVisited = int64_t{1} << 24;
 
 }  // namespace
 
@@ -35,7 +35,10 @@ void Lowering::NewStage(int length) {
 }
 
 bool Lowering::Here(const Val& val) const {
+  int last = -1;
   for (int64_t i = 0; !val.constant() && i < (val.elements ? val.count() : 1); ++i) {
+    if (val.at(i).source == last) continue;
+    last = val.at(i).source;
     const Source& source = sources_[static_cast<size_t>(val.at(i).source)];
     if (source.stage != stage_) continue;
     if (source.kind == Source::kValue || source.kind == Source::kCell || (source.kind == Source::kImport && source.origin.kind == SequenceRead::kEach)) return true;
@@ -116,7 +119,11 @@ ValPtr Lowering::Bring(const Val& val, const Origin& how) {
   if (val.elements) {
     auto elements = std::make_shared<std::vector<Element>>();
     elements->reserve(val.elements->size());
-    for (const Element& e : *val.elements) elements->push_back({bring(e.source), e.index});
+    int from = -1, to = -1;  // neighbours are mostly of one source
+    for (const Element& e : *val.elements) {
+      if (e.source != from) from = e.source, to = bring(e.source);
+      elements->push_back({to, e.index});
+    }
     if (*elements != *val.elements) out->elements = std::move(elements);
   } else {
     out->source = bring(val.source);
@@ -150,8 +157,11 @@ absl::Status Lowering::Settle(Call& call) {
     any = true;
     timed = timed || in->time >= 0;
     end = end || (in->last && Here(*in));
+    int last = -1;
     for (int64_t i = 0; i < (in->elements ? in->count() : 1); ++i) {
-      const Source& source = sources_[static_cast<size_t>(in->at(i).source)];
+      if (in->at(i).source == last) continue;
+      last = in->at(i).source;
+      const Source& source = sources_[static_cast<size_t>(last)];
       cell = cell || (source.kind == Source::kCell && source.stage == stage_);
     }
   }
