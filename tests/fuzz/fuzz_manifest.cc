@@ -12,7 +12,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const std::string weights = testing::SeedWeights(), graph = testing::SeedGraph();
   const std::string text(reinterpret_cast<const char*>(data), size);
   auto model = core::ImportManifest(text, std::as_bytes(std::span(weights)));
-  if (model.ok()) testing::RunAccepted(*std::move(model));
+  if (model.ok()) testing::RunAccepted(*model);
   manifest::v1::Manifest parsed;
   google::protobuf::TextFormat::Parser parser;
   struct Quiet : google::protobuf::io::ErrorCollector {
@@ -21,7 +21,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   parser.RecordErrorsTo(&quiet);
   if (text.size() < 4096 && parser.ParseFromString(text, &parsed) && parsed.has_onnx()) {
     auto imported = core::ImportOnnx(std::as_bytes(std::span(graph)), parsed);
-    if (imported.ok()) testing::RunAccepted(*std::move(imported));
+    if (imported.ok()) testing::RunAccepted(*imported);
   }
   return 0;
 }

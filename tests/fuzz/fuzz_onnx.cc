@@ -4,6 +4,6 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   auto model = lstm::core::ImportOnnx({reinterpret_cast<const std::byte*>(data), size}, {});
-  if (model.ok()) lstm::testing::RunAccepted(*std::move(model));
+  if (model.ok()) lstm::testing::RunAccepted(*model);
   return 0;
 }

@@ -13,6 +13,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   static const std::string manifest = "input { name: 'x' shape: 2 } layer { name: 'lstm' lstm {} } layer { name: 'head' linear {} } output { name: 'y' }";
   auto model = core::ImportManifest(manifest, bytes);
-  if (model.ok()) testing::RunAccepted(*std::move(model));
+  if (model.ok()) testing::RunAccepted(*model);
   return 0;
 }

@@ -115,7 +115,7 @@ class Lowering {
     int64_t shift = 0;
     bool reversed = false;
     int64_t at = 0;
-    bool operator==(const Origin&) const = default;
+    friend auto operator<=>(const Origin&, const Origin&) = default;
     bool plain() const { return shift == 0 && !reversed; }
   };
   struct Source {
@@ -225,6 +225,7 @@ class Lowering {
   absl::Status SoftmaxOverTime(Call& call, bool log);
   absl::Status LowerNorm(Call& call);
   absl::Status LowerBatchNorm(Call& call);
+  int64_t FixedTime() const;  // the number of steps that the file fixes; 0: none
   void NoteGate(std::string_view op, const Call& call);
 
   absl::Status LowerConv(Call& call);
@@ -240,6 +241,8 @@ class Lowering {
   absl::Status PlaceInTime(Call& call, Cell& cell);
   absl::Status RecurrentStep(Call& call, const Cell& cell);
   absl::Status RecurrentWhole(Call& call, const std::vector<Cell>& cells);
+  // A state that the graph fixes for a whole batch: that of one item, where all are the same.
+  absl::StatusOr<ValPtr> OfOneItem(const ValPtr& initial, size_t batch);
   absl::StatusOr<ValPtr> InitialPart(const Call& call, size_t i, size_t directions, size_t d, const Cell& cell, const char* part);
   absl::StatusOr<StateId> GivenState(const Cell& cell, const ValPtr& initial, const char* part);
   // One part of the state before the step: from an input of the graph, or kept by the cell. -1: `initial` is read as it is.
@@ -265,7 +268,8 @@ class Lowering {
   std::vector<SequenceLength> lengths_;
   std::vector<SequencePort> ports_;                       // what a sequence brings, whole_ alone
   std::vector<int> port_of_input_;                        // by input; -1: none
-  std::vector<std::pair<Origin, int>> imports_;           // of this stage, and their sources
+  std::map<Origin, int> imports_;                         // of this stage, and their sources
+  int64_t visited_ = 0;                                   // elements that were looked at between stages
   std::unordered_map<std::string_view, ValPtr> values_;
   std::unordered_map<std::string_view, int64_t> uses_;
   std::vector<Source> sources_;

@@ -50,6 +50,17 @@ absl::Status Lowering::PlaceInTime(Call& call, Cell& cell) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<ValPtr> Lowering::OfOneItem(const ValPtr& initial, size_t batch) {
+  if (!initial || !initial->constant() || initial->shape.size() != 3 || initial->shape[batch] < 2) return initial;
+  LSTM_ASSIGN_OR_RETURN(const TensorPtr all, Constant(*initial));
+  const auto strides = Strides(initial->shape);
+  for (size_t i = 0; i < all->size(); ++i) {
+    const auto at = static_cast<int64_t>(i), item = at / strides[batch] % initial->shape[batch];
+    if (all->At(i) != all->At(static_cast<size_t>(at - item * strides[batch]))) return initial;
+  }
+  return Cut(*initial, batch, 0, 1, 1);
+}
+
 absl::StatusOr<StateId> Lowering::OwnState(const Cell& cell, const ValPtr& initial, const char* part, int& input, std::vector<int32_t>& at) {
   std::vector<float> values;
   input = -1;
@@ -105,7 +116,8 @@ absl::Status Lowering::RecurrentStep(Call& call, const Cell& cell) {
   const bool lstm = cell.kind == Cell::kLstm;
   const int64_t steps = x.shape[seq];
   if (steps > 64) return Refuse(absl::StrCat("runs ", steps, " steps in one: expected at most 64"));
-  const ValPtr h0 = call.has(5) ? call.in[5] : nullptr, c0 = lstm && call.has(6) ? call.in[6] : nullptr;
+  LSTM_ASSIGN_OR_RETURN(const ValPtr h0, OfOneItem(call.has(5) ? call.in[5] : nullptr, batch));
+  LSTM_ASSIGN_OR_RETURN(const ValPtr c0, OfOneItem(lstm && call.has(6) ? call.in[6] : nullptr, batch));
   int h_input = -1, c_input = -1;
   std::vector<int32_t> h_at, c_at;
   LSTM_ASSIGN_OR_RETURN(const StateId h_state, OwnState(cell, h0, "h", h_input, h_at));

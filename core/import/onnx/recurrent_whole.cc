@@ -65,8 +65,9 @@ absl::StatusOr<StateId> Lowering::GivenState(const Cell& cell, const ValPtr& ini
 // The part of an initial state, [D, 1, H] or [1, D, H], that is direction d's.
 absl::StatusOr<ValPtr> Lowering::InitialPart(const Call& call, size_t i, size_t directions, size_t d, const Cell& cell, const char* part) {
   if (!call.has(i)) return ValPtr();
-  const Val& all = call[i];
   const size_t batch = cell.batch_first ? 0 : 1;
+  LSTM_ASSIGN_OR_RETURN(const ValPtr initial, OfOneItem(call.in[i], batch));
+  const Val& all = *initial;
   if (!all.is_float || all.time >= 0) return absl::InvalidArgumentError(absl::StrCat("its initial ", part, " changes over time, or has integers"));
   if (all.shape.size() == 3 && all.shape[batch] > 1) {
     const int label = all.labels[batch];

@@ -22,6 +22,14 @@ absl::Status Lowering::LowerShape(Call& call) {
   return absl::OkStatus();
 }
 
+int64_t Lowering::FixedTime() const {
+  for (const auto& [input, axis] : reading_.time) {
+    const int64_t size = inputs_[static_cast<size_t>(input)].declared.shape[static_cast<size_t>(axis)].size;
+    if (size > 1) return size;
+  }
+  return 0;
+}
+
 absl::Status Lowering::LowerReshape(Call& call, const std::vector<int64_t>& target, bool zero_copies) {
   const Val& x = call[0];
   const Shape full = FullShape(x);
@@ -45,6 +53,13 @@ absl::Status Lowering::LowerReshape(Call& call, const std::vector<int64_t>& targ
     shape[static_cast<size_t>(infer)] = count / known;
   } else if (known != count) {
     // A fixed length or a fixed batch may be written into the graph: the sizes of one item of one step are what is left.
+    const int64_t fixed = x.time >= 0 ? FixedTime() : 0;
+    for (size_t a = 0; a < shape.size() && fixed > 0; ++a) {
+      if (shape[a] == 0 || shape[a] % fixed != 0) continue;
+      Shape any = shape;
+      any[a] = any[a] / fixed * kTime;
+      if (ElementCount(any).ok() && CheckedElementCount(any) == count) return LowerReshape(call, {any.begin(), any.end()}, false);
+    }
     const int64_t own = x.count();
     int64_t rest = 1;
     for (int64_t n : shape) rest *= n;

@@ -11,6 +11,13 @@
 
 namespace lstm::core::onnx {
 
+namespace {
+
+constexpr size_t kMostStages = 256;
+constexpr int64_t kMostVisited = int64_t{1} << 24;
+
+}  // namespace
+
 int Lowering::NewSource(Source source) {
   if (source.kind != Source::kInput || !whole_) source.stage = stage_;
   sources_.push_back(std::move(source));
@@ -28,7 +35,10 @@ void Lowering::NewStage(int length) {
 }
 
 bool Lowering::Here(const Val& val) const {
+  int last = -1;
   for (int64_t i = 0; !val.constant() && i < (val.elements ? val.count() : 1); ++i) {
+    if (val.at(i).source == last) continue;
+    last = val.at(i).source;
     const Source& source = sources_[static_cast<size_t>(val.at(i).source)];
     if (source.stage != stage_) continue;
     if (source.kind == Source::kValue || source.kind == Source::kCell || (source.kind == Source::kImport && source.origin.kind == SequenceRead::kEach)) return true;
@@ -97,13 +107,11 @@ ValPtr Lowering::Bring(const Val& val, const Origin& how) {
       if (once && how.shift == 0) origin = {index, SequenceRead::kAfter};
       if (!once && how.kind == SequenceRead::kAfter) origin = {index, SequenceRead::kAt, 0, false, -1};
     }
-    for (const auto& [other, there] : imports_) {
-      if (other == origin) return known->second = there;
-    }
+    if (const auto there = imports_.find(origin); there != imports_.end()) return known->second = there->second;
     Source import{Source::kImport, -1, -1, nullptr, source.shape};
     import.origin = origin;
     known->second = NewSource(std::move(import));
-    imports_.emplace_back(origin, known->second);
+    imports_.emplace(origin, known->second);
     return known->second;
   };
   if (val.constant()) return std::make_shared<const Val>(val);
@@ -111,7 +119,11 @@ ValPtr Lowering::Bring(const Val& val, const Origin& how) {
   if (val.elements) {
     auto elements = std::make_shared<std::vector<Element>>();
     elements->reserve(val.elements->size());
-    for (const Element& e : *val.elements) elements->push_back({bring(e.source), e.index});
+    int from = -1, to = -1;  // neighbours are mostly of one source
+    for (const Element& e : *val.elements) {
+      if (e.source != from) from = e.source, to = bring(e.source);
+      elements->push_back({to, e.index});
+    }
     if (*elements != *val.elements) out->elements = std::move(elements);
   } else {
     out->source = bring(val.source);
@@ -133,6 +145,10 @@ absl::StatusOr<ValPtr> Lowering::Anew(const ValPtr& val, const Origin& how) {
 }
 
 absl::Status Lowering::Settle(Call& call) {
+  // Moving a value costs nothing while a step is read, and a look at each element here.
+  for (const ValPtr& in : call.in) visited_ += in && in->elements ? in->count() : 1;
+  if (stages_.size() > kMostStages) return Refuse(absl::StrCat("takes more than ", kMostStages, " passes over the sequence"));
+  if (visited_ > kMostVisited) return Refuse("moves more elements between passes than a graph of this size should");
   const std::string_view op = call.node.op;
   if (op == "LSTM" || op == "GRU" || op == "RNN" || op == "If") return absl::OkStatus();  // those see to it themselves
   bool timed = false, end = false, cell = false, any = false;
@@ -141,8 +157,11 @@ absl::Status Lowering::Settle(Call& call) {
     any = true;
     timed = timed || in->time >= 0;
     end = end || (in->last && Here(*in));
+    int last = -1;
     for (int64_t i = 0; i < (in->elements ? in->count() : 1); ++i) {
-      const Source& source = sources_[static_cast<size_t>(in->at(i).source)];
+      if (in->at(i).source == last) continue;
+      last = in->at(i).source;
+      const Source& source = sources_[static_cast<size_t>(last)];
       cell = cell || (source.kind == Source::kCell && source.stage == stage_);
     }
   }

@@ -112,6 +112,7 @@ absl::Status Lowering::LowerConv(Call& call) {
   if (rank < 3 || w->shape.size() != rank || !w->is_float || w->size() == 0) return Refuse(absl::StrCat("reads shape ", ShapeString(x->shape), " with a kernel of shape ", ShapeString(w->shape)));
   if (x->constant() || !x->is_float) return Refuse("reads a constant, or integers");
   if (x->time == 0 || x->time == 1) return Refuse("time is its axis of batch or channels");
+  if (x->shape[0] > 1 && x->labels[0] >= 0 && reading_.single.insert({x->labels[0] / 16, x->labels[0] % 16}).second) return absl::AbortedError("the batch was found");
   const int64_t out = w->shape[0], per_group = w->shape[1];
   if (groups < 1 || groups > 1024 || out % groups != 0 || x->shape[0] != 1 || x->shape[1] != per_group * groups) {
     return Refuse(absl::StrCat("reads shape ", ShapeString(x->shape), " in ", groups, " groups, its kernel of shape ", ShapeString(w->shape), " expects one item of ", per_group, " channels a group"));

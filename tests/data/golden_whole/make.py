@@ -76,6 +76,15 @@ class Lengths(nn.Module):
         return nn.utils.rnn.pad_packed_sequence(y)[0], h
 
 
+class Flat(nn.Module):  # a head over all steps as one matrix
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.head = nn.LSTM(3, 4, batch_first=True, bidirectional=True), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0].reshape(-1, 8)).reshape(x.shape[0], x.shape[1], 2)
+
+
 class Cell(nn.Module):  # one step, its state carried by the caller: exported in parts
     def __init__(self, kind):
         super().__init__()
@@ -90,7 +99,7 @@ def save(name, array):
     np.save(name, array.detach().numpy().astype(np.int32 if array.dtype == torch.int64 else np.float32))
 
 
-def sequence(name, net, outputs, opset, batch_first=False, lens=None):
+def sequence(name, net, outputs, opset, batch_first=False, lens=None, fixed_batch=0):
     path = pathlib.Path(name)
     path.mkdir(exist_ok=True)
     net.eval()
@@ -102,6 +111,8 @@ def sequence(name, net, outputs, opset, batch_first=False, lens=None):
         args, names, axes["lens"] = (x, torch.tensor([lens])), ["x", "lens"], {0: "N"}
     # Exported with another length than it is tried with.
     other = (torch.randn(1, 4, 3) if batch_first else torch.randn(4, 1, 3), *(torch.tensor([3]) for _ in args[1:]))
+    if fixed_batch:  # every size written into the graph
+        other, axes = (torch.randn(fixed_batch, steps, 3) if batch_first else torch.randn(steps, fixed_batch, 3),), None
     torch.onnx.export(net, other, str(path / "model.onnx"), input_names=names, output_names=outputs, dynamic_axes=axes, opset_version=opset)
     y = net(*args)
     save(path / "x.npy", x.reshape(steps, 3))
@@ -152,3 +163,6 @@ if __name__ == "__main__":
     steps("lstm_cell", Cell("LSTMCell"), 2, 13)
     steps("gru_cell", Cell("GRUCell"), 1, 13)
     steps("rnn_cell", Cell("RNNCell"), 1, 11)
+    sequence("fixed_tagger", Tagger(), ["y"], 13, batch_first=True, fixed_batch=2)
+    sequence("fixed_flat", Flat(), ["y"], 13, batch_first=True, fixed_batch=1)
+    sequence("fixed_conv", Conv(), ["y"], 13, fixed_batch=3)

@@ -411,5 +411,25 @@ TEST(OnnxWholeTest, WhatNeitherStepsNorSequencesCanSayIsRefused) {
   EXPECT_THAT(refusal(square.Output("y")), HasSubstr("MatMul_2"));
 }
 
+TEST(OnnxWholeTest, HostileGraphsCostLittle) {
+  OnnxWriter turns;
+  turns.Input(W::Declared("x", {-2, -1, 3})).Initializer(W::IntTensor("b", {1}, {-1})).Initializer(W::IntTensor("e", {1}, {INT64_MIN})).Initializer(W::IntTensor("a", {1}, {0})).Initializer(W::IntTensor("s", {1}, {-1}));
+  std::string at = "x";
+  for (int i = 0; i < 300; ++i) {
+    const std::string n = std::to_string(i);
+    turns.Node("Tanh", {at}, {"t" + n}).Node("Slice", {"t" + n, "b", "e", "a", "s"}, {"r" + n});
+    at = "r" + n;
+  }
+  const auto many = Import(turns.Output(at).File(), "onnx { input { name: 'x' time: 0 } }");
+  EXPECT_THAT(std::string(many.status().message()), HasSubstr("takes more than 256 passes"));
+  OnnxWriter moves;  // a large value that is only moved, very often
+  moves.Input(W::Declared("x", {-2, -1, 700, 2})).Node("Transpose", {"x"}, {"p"}, W::Ints("perm", {0, 1, 3, 2}));
+  at = "p";
+  for (int i = 0; i < 99'000; ++i) moves.Node("Identity", {at}, {"i" + std::to_string(i)}), at = "i" + std::to_string(i);
+  moves.Node("ReduceMean", {at}, {"y"}, W::Ints("axes", {0}));
+  const auto moved = Import(moves.Output("y").File(), "onnx { input { name: 'x' time: 0 } }");
+  EXPECT_THAT(std::string(moved.status().message()), HasSubstr("moves more elements between passes"));
+}
+
 }  // namespace
 }  // namespace lstm::core
