@@ -241,6 +241,7 @@ std::optional<uint32_t> Slot::Place(size_t bytes) const {
 }
 
 std::span<float> Slot::BeginState() {
+  if (Mutant(25) && serial_ > 0) SetSeal(&half(current_)->seal, half(current_)->Seal(head_crc_));
   SetSeal(&half(1 - current_)->seal, 0);
   return {state_of(1 - current_), state_floats_};
 }
@@ -258,7 +259,7 @@ void Slot::Commit(const StoredPosition& position) { WriteHalf(position, state())
 
 void Slot::WriteHalf(const StoredPosition& position, std::span<const float> state) {
   const size_t next = Mutant(23) ? current_ : 1 - current_;
-  const bool late = Mutant(25) && position.applied > position_.applied;  // a turn counts only when the next commit begins
+  const bool late = Mutant(25) && position.applied > position_.applied;  // a turn counts only when the next one begins
   if (Mutant(25) && serial_ > 0) SetSeal(&half(current_)->seal, half(current_)->Seal(head_crc_));
   Half* h = half(next);
   SetSeal(&h->seal, 0);
