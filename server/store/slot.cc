@@ -33,9 +33,16 @@ constexpr size_t kBlock = 512;  // what a disk writes whole or not at all: the h
 // A seal counts once all that it covers is in place, and stops counting before any of that changes. Release fences on both
 // sides: a store passes neither, and unlike a seq_cst store they do not wait for the copied state to reach the cache.
 void SetSeal(uint64_t* seal, uint64_t value) {
+#if defined(__SANITIZE_THREAD__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wtsan"  // it does not understand fences; who reads after a kill is no thread of ours
+#endif
   std::atomic_thread_fence(std::memory_order_release);
   std::atomic_ref<uint64_t>(*seal).store(value, std::memory_order_relaxed);
   std::atomic_thread_fence(std::memory_order_release);
+#if defined(__SANITIZE_THREAD__)
+#pragma GCC diagnostic pop
+#endif
 }
 
 struct Head {
