@@ -18,7 +18,6 @@ namespace {
 constexpr size_t kEventsPerRound = 4096;
 constexpr uint64_t kCheckEveryUs = 1'000'000;
 
-
 }  // namespace
 
 ShardLoop::ShardLoop(size_t index, const Options& options, const ShardServices& services, LoadSpread* spread,

@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: MIT
+#include <openssl/crypto.h>
+
 #include <algorithm>
 #include <cstring>
 #include <utility>
@@ -399,12 +401,9 @@ void Shard::GiveScratch(TurnRecord* record) {
   for (core::AlignedBuffer<float>& row : record->rows) {
     if (row.empty()) continue;
     std::vector<core::AlignedBuffer<float>>& spare = spare_rows_[row.size()];
-    if (spare.size() >= kSpareRows) {
-      row = {};
-      continue;
-    }
-    std::fill(row.span().begin(), row.span().end(), 0.0f);
-    spare.push_back(std::move(row));
+    OPENSSL_cleanse(row.data(), row.size() * sizeof(float));  // a session's numbers, which neither the next one nor the heap gets
+    if (spare.size() < kSpareRows) spare.push_back(std::move(row));
+    row = {};
   }
 }
 

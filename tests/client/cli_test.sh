@@ -2,20 +2,8 @@
 # SPDX-License-Identifier: MIT
 # The binaries as a user meets them. $1: lstm-server, $2: lstm-client
 set -euo pipefail
-server=$1 client=$2
-work=$(mktemp -d)
-pid=
-stop() { [[ -z $pid ]] || kill -KILL "$pid" 2>/dev/null || true; rm -rf "$work"; }
-trap stop EXIT
-fail() { echo "FAILED: $*"; cat "$work/log"; exit 1; }
-# expect CODE COMMAND...: the exit code; what it says is in $work/out and $work/err
-expect() {
-  local want=$1 code=0
-  shift
-  "$@" >"$work/out" 2>"$work/err" || code=$?
-  [[ $code == "$want" ]] || fail "exit code $code, expected $want: $* ($(cat "$work/err"))"
-}
-says() { grep -q "$1" "$work/out" "$work/err" || fail "does not say '$1': $(cat "$work/out" "$work/err")"; }
+# shellcheck source=tests/client/as_user.sh
+source tests/client/as_user.sh
 
 expect 1 "$server" --listen 127.0.0.1:0
 says "models DIR is missing"
