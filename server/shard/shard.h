@@ -200,7 +200,6 @@ class Shard {
   void Advance(Session* session);  // begins the next turn, ends what is closing
   bool Begun(Session* session);  // true: that turn is over already
   void Start(TurnRecord* record);
-  static void BindBuffers(TurnRecord* record, const std::vector<uint32_t>& selected);
   void OnFinished(TurnRecord* record);
   void Commit(Session* session, TurnRecord* record, std::span<const float> state);
   void Committed(Session* session);
@@ -208,13 +207,16 @@ class Shard {
   void Replay(Session* session, uint64_t seq);
   void SendRefused(Session* session);  // what refused_ holds
   void Trim(Session* session);
-  TurnRecordPtr TakeRecord();
-  void RecycleRecord(TurnRecordPtr record);
   void SettleBacklog(Session* session, TurnRecord& record);
-  void TakeScratch(TurnRecord* record, size_t i);
-  void GiveScratch(TurnRecord* record);
   void PredictSequence(const v1::PredictRequest& request, v1::PredictResponse* response, std::unique_ptr<PredictCall> call, PredictDone done);
   void FinishPredict(TurnRecord* record);
+
+  // shard_records.cc: what a turn is computed from and into
+  TurnRecordPtr TakeRecord();
+  void RecycleRecord(TurnRecordPtr record);
+  static void BindBuffers(TurnRecord* record, const std::vector<uint32_t>& selected);
+  void TakeScratch(TurnRecord* record, size_t i);
+  void GiveScratch(TurnRecord* record);
 
   // shard_transfer.cc
   bool Waits(const std::string& id, std::function<void()> again, const Done& done);  // true: it will be done when the disk is
