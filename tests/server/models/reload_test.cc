@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <malloc.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <fstream>
@@ -355,12 +356,18 @@ TEST_F(ReloadTest, ManyReloadsUnderLoad) {
     while (client_->GetModel("m")->pinned_size() > 0) std::this_thread::yield();
     return BytesInUse();
   };
-  const size_t before = under_load(2 + reloads / 10 * 2), after = under_load(2 + reloads);
+  // What the buffers grow to depends on how the threads fall together, and the first rounds do not always see the most:
+  // a leak is what the later rounds all have above all the earlier ones.
+  constexpr int kRounds = 5;
+  std::vector<size_t> in_use;
+  for (int round = 1; round <= kRounds; ++round) in_use.push_back(under_load(2 + reloads * round / kRounds));
   thread.Stop();
   EXPECT_EQ(Busy::failed, 0u);
-  std::cout << reloads << " reloads, " << Busy::sessions << " sessions, " << Busy::steps << " steps; " << before << " bytes in use after a fifth of them, " << after
-            << " in the end\n";
+  std::cout << reloads << " reloads, " << Busy::sessions << " sessions, " << Busy::steps << " steps; bytes in use after each fifth of them:";
+  for (const size_t bytes : in_use) std::cout << ' ' << bytes;
+  std::cout << '\n';
   if (setting != nullptr) {
+    const size_t before = *std::max_element(in_use.begin(), in_use.begin() + 3), after = *std::min_element(in_use.begin() + 3, in_use.end());
     EXPECT_LT(after, before + before / 100);
   }
 }
