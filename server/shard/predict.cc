@@ -80,7 +80,8 @@ void Shard::Predict(const v1::PredictRequest& request, v1::PredictResponse* resp
   record.predict = call.get();
   record.program = &program;
   record.state = call->state.data();
-  record.answer.resize(answer_bytes);
+  record.answer_memory.resize(answer_bytes);
+  record.answer = record.answer_memory;
   BindBuffers(&record, call->selected);
   call->response = response;
   call->return_state = request.return_state();

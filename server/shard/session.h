@@ -100,7 +100,8 @@ struct TurnRecord : core::Turn {
   uint64_t charged_bytes = 0;
   uint64_t state_digest = 0;     // after the turn
   std::vector<std::byte> input;  // as DecodeInputs leaves it
-  std::vector<std::byte> answer;
+  std::span<std::byte> answer;  // in the slot's ring, or
+  std::vector<std::byte> answer_memory;
   std::array<core::AlignedBuffer<float>, 2> rows;  // what the turn is computed into where it has no better place
 };
 using TurnRecordPtr = std::unique_ptr<TurnRecord>;

@@ -27,10 +27,11 @@ void Shard::RecycleRecord(TurnRecordPtr record) {
   if (spare_records_.size() >= kSpareRecords) return;
   record->session = nullptr;
   record->input.clear();
-  record->answer.clear();
+  record->answer = {};
+  record->answer_memory.clear();
   record->steps = record->batch_rows = 0;
   if (record->input.capacity() > kKeptBufferBytes) record->input = {};
-  if (record->answer.capacity() > kKeptBufferBytes) record->answer = {};
+  if (record->answer_memory.capacity() > kKeptBufferBytes) record->answer_memory = {};
   spare_records_.push_back(std::move(record));
 }
 

@@ -151,8 +151,11 @@ bool Shard::Begun(Session* session) {
       return true;
     }
     record->place = *place;
+    record->answer = session->slot->AnswerAt(*place, answer_bytes);
+  } else {
+    record->answer_memory.resize(answer_bytes);
+    record->answer = record->answer_memory;
   }
-  record->answer.resize(answer_bytes);
   if (record->steps > 0) {
     Start(record);
     return false;

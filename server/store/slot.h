@@ -81,6 +81,8 @@ class Slot {
 
   // A place in the ring for an answer of `bytes`; none: commit an acknowledgement first.
   std::optional<uint32_t> Place(size_t bytes) const;
+  // What lies there: an answer may be written in place before the Commit that it is given to, which does not copy it then.
+  std::span<std::byte> AnswerAt(uint32_t place, size_t bytes) { return {ring() + place, bytes}; }
 
   // Where the next state may be computed in place; what Commit is then given it does not copy. The half there counts no more
   // from now on, the current one does as before. Anything between this and that Commit but another Begin takes the place away.

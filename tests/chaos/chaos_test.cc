@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
@@ -17,6 +18,9 @@
 // of the instants that are named in it, while real clients stream. LSTM_KILLS: how often. LSTM_SEED: which inputs and moments.
 namespace lstm::testing {
 namespace {
+
+using ::testing::AnyOf;
+using ::testing::HasSubstr;
 
 // The count is of the passings since the server's start, up to `most`: some come with every turn, some once a session.
 struct Point {
@@ -185,7 +189,8 @@ TEST_F(ChaosTest, EveryAnswerComesOnceWithTheSameBitsWhateverMomentTheServerIsKi
 // The controls: the same run against a server that breaks one rule must find it out (server/session/mutant.h).
 TEST_F(ChaosTest, AServerThatAnswersBeforeItCommitsIsFoundOut) {
   const Report report = Do({LSTM_CHAOS_SERVER_MUTANT, {{"LSTM_MUTANT", "25"}}, 20, {}});
-  EXPECT_NE(report.violations.find("answers were lost"), std::string::npos) << report.violations;
+  // The second, where the kill met a session that had just come back from the log of the parked.
+  EXPECT_THAT(report.violations, AnyOf(HasSubstr("answers were lost"), HasSubstr("neither half is whole")));
 }
 
 TEST_F(ChaosTest, AServerThatWritesOverTheOneStateThatItHasIsFoundOut) {

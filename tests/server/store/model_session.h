@@ -182,7 +182,14 @@ class ModelSession {
       std::copy(state.begin(), state.end(), place.begin());
       from = place;
     }
-    slot.Commit(plan.position, keeps ? slot.state() : from, InputOf(seq), StepsOf(seq), plan.place, AnswerOf(seq));
+    const auto answer = AnswerOf(seq);
+    std::span<const std::byte> said = answer;
+    if (seq % 2 != 0) {  // the answer too
+      const std::span<std::byte> place = slot.AnswerAt(plan.place, answer.size());
+      std::copy(said.begin(), said.end(), place.begin());
+      said = place;
+    }
+    slot.Commit(plan.position, keeps ? slot.state() : from, InputOf(seq), StepsOf(seq), plan.place, said);
   }
 
   // Everything that the memory serves, as after a start: each bit of it must be of one of the `accepted` positions.

@@ -72,7 +72,7 @@ TEST_P(SlotTest, CommitsAlternateBetweenTheHalves) {
   }
 }
 
-TEST_P(SlotTest, AStateThatIsBeingComputedChangesNothingThatIsServed) {
+TEST_P(SlotTest, WhatIsBeingComputedChangesNothingThatIsServed) {
   ModelSession model(4, GetParam());
   Random random(4);
   Image image(model.bytes());
@@ -84,6 +84,11 @@ TEST_P(SlotTest, AStateThatIsBeingComputedChangesNothingThatIsServed) {
     ASSERT_NE(next.data(), slot.state().data());
     ASSERT_EQ(next.size(), slot.state().size());
     std::fill(next.begin(), next.end(), 7.0f);
+    const size_t bytes = random() % (GetParam().ring_bytes + 1);
+    if (const std::optional<uint32_t> place = slot.Place(bytes)) {
+      const std::span<std::byte> answer = slot.AnswerAt(*place, bytes);
+      std::fill(answer.begin(), answer.end(), std::byte{7});
+    }
     const Reading reading = model.Read(image.span(), plan.position);  // as after a kill at this instant
     ASSERT_EQ(reading.served, Served::kRight) << reading.what;
   }
