@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "server/shard/session.h"
 
-#include <openssl/crypto.h>
+#include <string.h>
 
 #include <algorithm>
 
@@ -92,8 +92,8 @@ Session* SessionTable::Insert(std::unique_ptr<Session> session) {
 
 void SessionTable::GiveBack(Session* session) {
   if (session->timer != alarms_.end()) alarms_.erase(session->timer);
-  OPENSSL_cleanse(session->memory.data(), session->memory.size() * sizeof(float));
-  OPENSSL_cleanse(session->initial.data(), session->initial.size() * sizeof(float));
+  explicit_bzero(session->memory.data(), session->memory.size() * sizeof(float));
+  explicit_bzero(session->initial.data(), session->initial.size() * sizeof(float));
   uint64_t bytes = session->charged_bytes;
   for (size_t i = 0; i < session->records.size(); ++i) bytes += session->records[i]->charged_bytes;
   services_.budget->GiveBytes(bytes);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-#include <openssl/crypto.h>
+#include <string.h>
 
 #include <utility>
 
@@ -67,7 +67,7 @@ void Shard::GiveScratch(TurnRecord* record) {
   for (core::AlignedBuffer<float>& row : record->rows) {
     if (row.empty()) continue;
     std::vector<core::AlignedBuffer<float>>& spare = spare_rows_[row.size()];
-    OPENSSL_cleanse(row.data(), row.size() * sizeof(float));  // a session's numbers, which neither the next one nor the heap gets
+    explicit_bzero(row.data(), row.size() * sizeof(float));  // a session's numbers, which neither the next one nor the heap gets
     if (spare.size() < kSpareRows) spare.push_back(std::move(row));
     row = {};
   }

@@ -3,8 +3,8 @@
 
 #include <fcntl.h>
 #include <linux/magic.h>
-#include <openssl/crypto.h>
 #include <openssl/rand.h>
+#include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -65,7 +65,7 @@ size_t RoundUp(size_t bytes) {
 void Wipe(std::span<std::byte> slot) {
   const std::atomic_ref<uint64_t> seal(*reinterpret_cast<uint64_t*>(slot.data()));
   seal.store(kPartialSlot);
-  OPENSSL_cleanse(slot.data() + sizeof(uint64_t), slot.size() - sizeof(uint64_t));
+  explicit_bzero(slot.data() + sizeof(uint64_t), slot.size() - sizeof(uint64_t));
   seal.store(0);
 }
 
