@@ -40,6 +40,9 @@ absl::StatusOr<ConstantPtr> Transpose(const ConstantPtr& matrix, const std::stri
 
 std::shared_ptr<Constant> MakeConstant(Shape shape);
 
+// INVALID_ARGUMENT: no function is given, or it lacks what it needs.
+absl::StatusOr<ActivationOp> ReadActivation(const manifest::v1::Activation& activation);
+
 // Both add the layer's nodes; the last value is called as the layer.
 absl::Status ImportRecurrentLayer(LayerImport& in);
 absl::Status ImportPlainLayer(LayerImport& in);

@@ -156,7 +156,7 @@ absl::Status AddLayer(ModelBuilder& builder, const Safetensors& weights, Tensors
     in.inputs.push_back(*value);
   }
   if (in.inputs.empty()) in.inputs.push_back(before);
-  const bool recurrent = layer.has_lstm() || layer.has_gru() || layer.has_rnn();
+  const bool recurrent = layer.has_lstm() || layer.has_gru() || layer.has_rnn() || layer.has_cell();
   return recurrent ? ImportRecurrentLayer(in) : ImportPlainLayer(in);
 }
 

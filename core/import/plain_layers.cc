@@ -70,38 +70,6 @@ absl::StatusOr<Op> LayerNorm(LayerImport& in, const pb::LayerNorm& norm) {
   return op;
 }
 
-absl::StatusOr<Op> Activation(const pb::Activation& activation) {
-  ActivationOp op;
-  float alpha = 0, beta = 0;
-  switch (activation.function()) {
-    case pb::Activation::RELU: op.kind = ActivationKind::kRelu; break;
-    case pb::Activation::SIGMOID: op.kind = ActivationKind::kSigmoid; break;
-    case pb::Activation::TANH: op.kind = ActivationKind::kTanh; break;
-    case pb::Activation::SOFTPLUS: op.kind = ActivationKind::kSoftplus; break;
-    case pb::Activation::LEAKY_RELU: op.kind = ActivationKind::kLeakyRelu, alpha = 0.01f; break;
-    case pb::Activation::ELU: op.kind = ActivationKind::kElu, alpha = 1; break;
-    case pb::Activation::HARD_SIGMOID: op.kind = ActivationKind::kHardSigmoid, alpha = 0.2f, beta = 0.5f; break;
-    case pb::Activation::GELU: op.kind = ActivationKind::kGelu; break;
-    case pb::Activation::SILU: op.kind = ActivationKind::kSilu; break;
-    case pb::Activation::CLIP:
-      if (!activation.has_alpha() || !activation.has_beta()) {
-        return absl::InvalidArgumentError("CLIP needs alpha and beta, its bounds");
-      }
-      op.kind = ActivationKind::kClip;
-      break;
-    case pb::Activation::EXP: op.kind = ActivationKind::kExp; break;
-    case pb::Activation::LOG: op.kind = ActivationKind::kLog; break;
-    case pb::Activation::ABS: op.kind = ActivationKind::kAbs; break;
-    case pb::Activation::NEGATE: op.kind = ActivationKind::kNegate; break;
-    case pb::Activation::SQRT: op.kind = ActivationKind::kSqrt; break;
-    case pb::Activation::SQUARE: op.kind = ActivationKind::kSquare; break;
-    default: return absl::InvalidArgumentError("activation: function is not given or unknown");
-  }
-  op.alpha = activation.has_alpha() ? activation.alpha() : alpha;
-  op.beta = activation.has_beta() ? activation.beta() : beta;
-  return op;
-}
-
 absl::StatusOr<Op> Elementwise(const pb::Elementwise& elementwise) {
   switch (elementwise.function()) {
     case pb::Elementwise::ADD: return ElementwiseOp{ElementwiseKind::kAdd};
@@ -132,7 +100,7 @@ absl::StatusOr<Op> MakeOp(LayerImport& in) {
     case pb::Layer::kLinear: return Linear(in, layer.linear());
     case pb::Layer::kLayerNorm: return LayerNorm(in, layer.layer_norm());
     case pb::Layer::kConv1D: return Conv1d(in, layer.conv1d());
-    case pb::Layer::kActivation: return Activation(layer.activation());
+    case pb::Layer::kActivation: return ReadActivation(layer.activation());
     case pb::Layer::kSoftmax: return SoftmaxOp{layer.softmax().log()};
     case pb::Layer::kElementwise: return Elementwise(layer.elementwise());
     case pb::Layer::kConcat: return ConcatOp{};
@@ -144,6 +112,38 @@ absl::StatusOr<Op> MakeOp(LayerImport& in) {
 }
 
 }  // namespace
+
+absl::StatusOr<ActivationOp> ReadActivation(const pb::Activation& activation) {
+  ActivationOp op;
+  float alpha = 0, beta = 0;
+  switch (activation.function()) {
+    case pb::Activation::RELU: op.kind = ActivationKind::kRelu; break;
+    case pb::Activation::SIGMOID: op.kind = ActivationKind::kSigmoid; break;
+    case pb::Activation::TANH: op.kind = ActivationKind::kTanh; break;
+    case pb::Activation::SOFTPLUS: op.kind = ActivationKind::kSoftplus; break;
+    case pb::Activation::LEAKY_RELU: op.kind = ActivationKind::kLeakyRelu, alpha = 0.01f; break;
+    case pb::Activation::ELU: op.kind = ActivationKind::kElu, alpha = 1; break;
+    case pb::Activation::HARD_SIGMOID: op.kind = ActivationKind::kHardSigmoid, alpha = 0.2f, beta = 0.5f; break;
+    case pb::Activation::GELU: op.kind = ActivationKind::kGelu; break;
+    case pb::Activation::SILU: op.kind = ActivationKind::kSilu; break;
+    case pb::Activation::CLIP:
+      if (!activation.has_alpha() || !activation.has_beta()) {
+        return absl::InvalidArgumentError("CLIP needs alpha and beta, its bounds");
+      }
+      op.kind = ActivationKind::kClip;
+      break;
+    case pb::Activation::EXP: op.kind = ActivationKind::kExp; break;
+    case pb::Activation::LOG: op.kind = ActivationKind::kLog; break;
+    case pb::Activation::ABS: op.kind = ActivationKind::kAbs; break;
+    case pb::Activation::NEGATE: op.kind = ActivationKind::kNegate; break;
+    case pb::Activation::SQRT: op.kind = ActivationKind::kSqrt; break;
+    case pb::Activation::SQUARE: op.kind = ActivationKind::kSquare; break;
+    default: return absl::InvalidArgumentError("activation: function is not given or unknown");
+  }
+  op.alpha = activation.has_alpha() ? activation.alpha() : alpha;
+  op.beta = activation.has_beta() ? activation.beta() : beta;
+  return op;
+}
 
 absl::Status ImportPlainLayer(LayerImport& in) {
   auto op = MakeOp(in);

@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: MIT
 #include <algorithm>
 #include <array>
+#include <cmath>
+#include <iterator>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
+#include "core/import/cell_parts.h"
 #include "core/import/layer_import.h"
+#include "core/import/recurrent_tensors.h"
 
 // LSTM, GRU and RNN weights of each framework to the canonical form of core/model/model.h.
 namespace lstm::core {
@@ -14,104 +19,6 @@ namespace {
 namespace pb = manifest::v1;
 
 constexpr uint32_t kMaxStack = 64;
-
-// Where each canonical gate's block lies in the file, as -1 where the file has none.
-using Order = std::vector<int>;
-
-// Input weights [G*H, I], recurrent weights [G*H, R] and biases as they lie in the file, in its gate order.
-struct Raw {
-  ConstantPtr weight, recurrent;
-  ConstantPtr bias;            // null: none
-  ConstantPtr recurrent_bias;  // null: one or none
-  int64_t hidden = 0;
-};
-
-// Tensor names of one layer of a PyTorch stack: "weight_ih_l0".
-std::string Name(const char* name, uint32_t k, pb::Convention convention) {
-  return convention == pb::PYTORCH ? absl::StrCat(name, "_l", k) : std::string(name);
-}
-
-absl::StatusOr<std::pair<ConstantPtr, ConstantPtr>> SplitRows(const ConstantPtr& kernel, int64_t first, const std::string& name) {
-  if (kernel->shape.size() != 2 || kernel->shape[0] <= first || first < 1) {
-    return absl::InvalidArgumentError(absl::StrCat("tensor '", name, "' has shape ", ShapeString(kernel->shape), ", expected [", first, " + H, gates x H]"));
-  }
-  const int64_t columns = kernel->shape[1];
-  auto top = MakeConstant({first, columns}), bottom = MakeConstant({kernel->shape[0] - first, columns});
-  std::copy_n(kernel->values.data(), first * columns, top->values.data());
-  std::copy_n(kernel->values.data() + first * columns, (kernel->shape[0] - first) * columns, bottom->values.data());
-  return std::pair<ConstantPtr, ConstantPtr>(top, bottom);
-}
-
-absl::StatusOr<Raw> ReadRaw(LayerImport& in, pb::Convention convention, pb::BiasForm bias, pb::BiasForm usual, uint32_t k,
-                            int64_t gates, int64_t width) {
-  Raw raw;
-  if (convention == pb::PYTORCH) {
-    LSTM_ASSIGN_OR_RETURN(raw.weight, in.Tensor(Name("weight_ih", k, convention)));
-    LSTM_ASSIGN_OR_RETURN(raw.recurrent, in.Tensor(Name("weight_hh", k, convention)));
-  } else if (convention == pb::KERAS) {
-    LSTM_ASSIGN_OR_RETURN(ConstantPtr kernel, in.Tensor("kernel"));
-    LSTM_ASSIGN_OR_RETURN(raw.weight, Transpose(kernel, in.prefix + "kernel"));
-    kernel.reset();
-    LSTM_ASSIGN_OR_RETURN(const ConstantPtr recurrent, in.Tensor("recurrent_kernel"));
-    LSTM_ASSIGN_OR_RETURN(raw.recurrent, Transpose(recurrent, in.prefix + "recurrent_kernel"));
-  } else {
-    // Each form is dropped as soon as the next one is made: a large file must not be in memory three times.
-    LSTM_ASSIGN_OR_RETURN(ConstantPtr kernel, in.Tensor("kernel"));
-    LSTM_ASSIGN_OR_RETURN(auto parts, SplitRows(kernel, width, in.prefix + "kernel"));
-    kernel.reset();
-    LSTM_ASSIGN_OR_RETURN(raw.weight, Transpose(parts.first, in.prefix + "kernel"));
-    parts.first.reset();
-    LSTM_ASSIGN_OR_RETURN(raw.recurrent, Transpose(parts.second, in.prefix + "kernel"));
-  }
-  for (const auto& [matrix, what] : {std::pair{raw.weight, "input"}, {raw.recurrent, "recurrent"}}) {
-    if (matrix->shape.size() != 2 || matrix->shape[0] < gates || matrix->shape[0] % gates != 0 ||
-        matrix->shape[0] != raw.weight->shape[0] || matrix->shape[1] < 1) {
-      return absl::InvalidArgumentError(absl::StrCat("its ", what, " weights are ", ShapeString(matrix->shape), " (gates first), expected ",
-                                                     gates, " gates of one size"));
-    }
-  }
-  raw.hidden = raw.weight->shape[0] / gates;
-  if (bias == pb::BIAS_BY_CONVENTION) bias = usual;
-  if (bias == pb::BIAS_NONE) return raw;
-  const int64_t rows = gates * raw.hidden;
-  if (convention == pb::PYTORCH) {
-    LSTM_ASSIGN_OR_RETURN(raw.bias, in.Tensor(Name("bias_ih", k, convention), {rows}));
-    if (bias == pb::BIAS_TWO) {
-    LSTM_ASSIGN_OR_RETURN(raw.recurrent_bias, in.Tensor(Name("bias_hh", k, convention), {rows}));
-  }
-  } else if (bias == pb::BIAS_ONE) {
-    LSTM_ASSIGN_OR_RETURN(raw.bias, in.Tensor("bias", {rows}));
-  } else {  // Keras keeps both in one tensor
-    LSTM_ASSIGN_OR_RETURN(const ConstantPtr both, in.Tensor("bias", {2, rows}));
-    auto first = MakeConstant({rows}), second = MakeConstant({rows});
-    std::copy_n(both->values.data(), rows, first->values.data());
-    std::copy_n(both->values.data() + rows, rows, second->values.data());
-    raw.bias = std::move(first);
-    raw.recurrent_bias = std::move(second);
-  }
-  return raw;
-}
-
-// The blocks of `rows` rows each, picked in `order`; a block of -1 is zeros. `from` null: all zeros.
-std::shared_ptr<Constant> Reorder(const ConstantPtr& from, const Order& order, int64_t rows, int64_t columns) {
-  Shape shape = {static_cast<int64_t>(order.size()) * rows};
-  if (columns > 0) shape.push_back(columns);
-  auto out = MakeConstant(shape);
-  const int64_t block = rows * std::max<int64_t>(columns, 1);
-  for (size_t g = 0; from && g < order.size(); ++g) {
-    if (order[g] >= 0) std::copy_n(from->values.data() + order[g] * block, block, out->values.data() + static_cast<int64_t>(g) * block);
-  }
-  return out;
-}
-
-std::shared_ptr<Constant> SummedBias(const Raw& raw, const Order& order) {
-  auto out = Reorder(raw.bias, order, raw.hidden, 0);
-  if (raw.recurrent_bias) {
-    const auto second = Reorder(raw.recurrent_bias, order, raw.hidden, 0);
-    for (size_t i = 0; i < out->values.size(); ++i) out->values[i] += second->values[i];
-  }
-  return out;
-}
 
 // A coupled cell's input gate is 1 - f, and 1 - s(x) = s(-x): the first block is the second one negated.
 void NegateIntoFirst(Constant& blocks) {
@@ -143,7 +50,7 @@ absl::StatusOr<std::vector<float>> Initial(LayerImport& in, pb::InitialState kin
   return std::vector<float>(values->values.data(), values->values.data() + width);
 }
 
-absl::StatusOr<Op> Lstm(LayerImport& in, const pb::Lstm& lstm, uint32_t k, int64_t width, const std::string& name) {
+absl::StatusOr<LstmOp> Lstm(LayerImport& in, const pb::Lstm& lstm, uint32_t k, int64_t width, const std::string& name) {
   const pb::Convention convention = lstm.convention();
   const pb::BiasForm usual = convention == pb::PYTORCH ? pb::BIAS_TWO : pb::BIAS_ONE;
   LSTM_ASSIGN_OR_RETURN(const Order order, LstmOrder(lstm));
@@ -191,7 +98,7 @@ absl::StatusOr<Op> Lstm(LayerImport& in, const pb::Lstm& lstm, uint32_t k, int64
   return op;
 }
 
-absl::StatusOr<Op> Gru(LayerImport& in, const pb::Gru& gru, uint32_t k, int64_t width, const std::string& name) {
+absl::StatusOr<GruOp> Gru(LayerImport& in, const pb::Gru& gru, uint32_t k, int64_t width, const std::string& name) {
   GruOp op;
   op.reset_after = gru.reset() == pb::Gru::RESET_BY_CONVENTION ? gru.convention() != pb::TENSORFLOW
                                                                : gru.reset() == pb::Gru::AFTER_PRODUCT;
@@ -219,7 +126,7 @@ absl::StatusOr<Op> Gru(LayerImport& in, const pb::Gru& gru, uint32_t k, int64_t 
   return op;
 }
 
-absl::StatusOr<Op> Rnn(LayerImport& in, const pb::Rnn& rnn, uint32_t k, int64_t width, const std::string& name) {
+absl::StatusOr<RnnOp> Rnn(LayerImport& in, const pb::Rnn& rnn, uint32_t k, int64_t width, const std::string& name) {
   const pb::BiasForm usual = rnn.convention() == pb::PYTORCH ? pb::BIAS_TWO : pb::BIAS_ONE;
   LSTM_ASSIGN_OR_RETURN(const Raw raw, ReadRaw(in, rnn.convention(), rnn.bias(), usual, k, 1, width));
   RnnOp op;
@@ -232,22 +139,94 @@ absl::StatusOr<Op> Rnn(LayerImport& in, const pb::Rnn& rnn, uint32_t k, int64_t 
   return op;
 }
 
-absl::StatusOr<Op> MakeCell(LayerImport& in, uint32_t k, int64_t width, const std::string& name) {
-  switch (in.layer.kind_case()) {
-    case pb::Layer::kLstm: return Lstm(in, in.layer.lstm(), k, width, name);
-    case pb::Layer::kGru: return Gru(in, in.layer.gru(), k, width, name);
-    default: return Rnn(in, in.layer.rnn(), k, width, name);
+// `activation` where it is given, or `usual`.
+absl::StatusOr<ActivationOp> OrUsual(bool given, const pb::Activation& activation, ActivationKind usual) {
+  return given ? ReadActivation(activation) : ActivationOp{usual};
+}
+
+bool IsVaried(const pb::Lstm& lstm) {
+  return lstm.has_recurrent_activation() || lstm.has_activation() || lstm.cell_clip() != 0 || lstm.projection_clip() != 0 || lstm.layer_norm() || lstm.depth_gated();
+}
+
+absl::StatusOr<LstmVariant> ReadVariant(LayerImport& in, const pb::Lstm& lstm, uint32_t k, int64_t hidden, int64_t width) {
+  LstmVariant v;
+  v.coupled = lstm.coupled();
+  LSTM_ASSIGN_OR_RETURN(v.gate, OrUsual(lstm.has_recurrent_activation(), lstm.recurrent_activation(), ActivationKind::kSigmoid));
+  LSTM_ASSIGN_OR_RETURN(v.candidate, OrUsual(lstm.has_activation(), lstm.activation(), ActivationKind::kTanh));
+  for (const auto& [name, clip] : {std::pair{"cell_clip", lstm.cell_clip()}, {"projection_clip", lstm.projection_clip()}}) {
+    if (!(clip >= 0) || !std::isfinite(clip)) return absl::InvalidArgumentError(absl::StrCat(name, " is ", clip, ", expected a finite number that is not negative"));
   }
+  v.cell_clip = lstm.cell_clip();
+  v.projection_clip = lstm.projection_clip();
+  if (v.projection_clip > 0 && !lstm.projection()) return absl::InvalidArgumentError("projection_clip is set, expected only with projection");
+  if (lstm.layer_norm()) {
+    if (lstm.coupled()) return absl::InvalidArgumentError("layer_norm is set, expected only where the cell is not coupled");
+    LSTM_ASSIGN_OR_RETURN(const Order order, LstmOrder(lstm));
+    const char* const names[] = {"norm_ih_weight", "norm_ih_bias", "norm_hh_weight", "norm_hh_bias", "norm_c_weight", "norm_c_bias"};
+    for (size_t i = 0; i < std::size(names); ++i) {
+      const bool gates = i < 4;
+      LSTM_ASSIGN_OR_RETURN(const ConstantPtr values, in.Tensor(Name(names[i], k, lstm.convention()), {(gates ? 4 : 1) * hidden}));
+      v.norm[i] = gates ? ConstantPtr(Reorder(values, order, hidden, 0)) : values;
+    }
+  }
+  if (lstm.depth_gated() && lstm.convention() != pb::PYTORCH) return absl::InvalidArgumentError("depth_gated is set, expected only of a PYTORCH stack");
+  if (lstm.depth_gated() && k > 0) {
+    LSTM_ASSIGN_OR_RETURN(v.depth[0], in.Tensor(absl::StrCat("weight_d_l", k), {hidden, width}));
+    LSTM_ASSIGN_OR_RETURN(v.depth[1], in.Tensor(absl::StrCat("bias_d_l", k), {hidden}));
+    LSTM_ASSIGN_OR_RETURN(v.depth[2], in.Tensor(absl::StrCat("peephole_d_l", k), {hidden}));
+    LSTM_ASSIGN_OR_RETURN(v.depth[3], in.Tensor(absl::StrCat("depth_d_l", k), {hidden}));
+  }
+  return v;
+}
+
+// Layer k, called `name`; its value is called `layer`. `cell`: its new cell state, where it has one that the next layer reads.
+absl::StatusOr<ValueId> AddLayer(LayerImport& in, uint32_t k, const std::string& name, const std::string& layer, ValueId* cell) {
+  const ValueId x = in.inputs[0];
+  const Shape& shape = in.builder.value(x).shape;
+  const int64_t width = shape.empty() ? 1 : shape.back();
+  if (in.layer.has_lstm()) {
+    const pb::Lstm& lstm = in.layer.lstm();
+    LSTM_ASSIGN_OR_RETURN(LstmOp op, Lstm(in, lstm, k, width, name));
+    if (!IsVaried(lstm)) return in.builder.AddNode(layer, std::move(op), {x});
+    if (op.weight->shape[1] != width) {
+      return absl::InvalidArgumentError(absl::StrCat("its input weights have ", op.weight->shape[1], " columns, expected ", width, ", the width of what it reads"));
+    }
+    const int64_t hidden = op.bias->shape[0] / 4, back = op.projection && op.projection->shape.size() == 2 ? op.projection->shape[0] : hidden;
+    if (op.recurrent->shape[1] != back) {
+      return absl::InvalidArgumentError(absl::StrCat("its recurrent weights have ", op.recurrent->shape[1], " columns, expected ", back));
+    }
+    LSTM_ASSIGN_OR_RETURN(LstmVariant variant, ReadVariant(in, lstm, k, hidden, width));
+    variant.below = *cell;
+    return LstmInParts(in.builder, name, layer, op, variant, x, cell);
+  }
+  if (in.layer.has_gru()) {
+    const pb::Gru& gru = in.layer.gru();
+    LSTM_ASSIGN_OR_RETURN(GruOp op, Gru(in, gru, k, width, name));
+    if (!gru.has_recurrent_activation() && !gru.has_activation()) return in.builder.AddNode(layer, std::move(op), {x});
+    const int64_t hidden = op.weight->shape[0] / 3;
+    if (op.weight->shape[1] != width || op.recurrent->shape[1] != hidden) {
+      return absl::InvalidArgumentError(absl::StrCat("its weights are ", ShapeString(op.weight->shape), " and ", ShapeString(op.recurrent->shape), ", expected ",
+                                                     width, " and ", hidden, " columns"));
+    }
+    LSTM_ASSIGN_OR_RETURN(const ActivationOp gate, OrUsual(gru.has_recurrent_activation(), gru.recurrent_activation(), ActivationKind::kSigmoid));
+    LSTM_ASSIGN_OR_RETURN(const ActivationOp candidate, OrUsual(gru.has_activation(), gru.activation(), ActivationKind::kTanh));
+    return GruInParts(in.builder, name, layer, op, gate, candidate, x);
+  }
+  if (in.layer.has_cell()) return AddCell(in, k, name, layer, x);
+  LSTM_ASSIGN_OR_RETURN(RnnOp op, Rnn(in, in.layer.rnn(), k, width, name));
+  return in.builder.AddNode(layer, std::move(op), {x});
 }
 
 }  // namespace
 
 absl::Status ImportRecurrentLayer(LayerImport& in) {
   const auto& layer = in.layer;
-  const auto [stack, convention] = layer.has_lstm()  ? std::pair{layer.lstm().layers(), layer.lstm().convention()}
-                                   : layer.has_gru() ? std::pair{layer.gru().layers(), layer.gru().convention()}
-                                                     : std::pair{layer.rnn().layers(), layer.rnn().convention()};
+  const auto [stack, convention] = layer.has_lstm()   ? std::pair{layer.lstm().layers(), layer.lstm().convention()}
+                                   : layer.has_gru()  ? std::pair{layer.gru().layers(), layer.gru().convention()}
+                                   : layer.has_cell() ? std::pair{layer.cell().layers(), pb::PYTORCH}
+                                                      : std::pair{layer.rnn().layers(), layer.rnn().convention()};
   const auto within = [&](const absl::Status& status) {
+    if (absl::StartsWith(status.message(), absl::StrCat("layer '", layer.name(), "'"))) return status;
     return absl::Status(status.code(), absl::StrCat("layer '", layer.name(), "': ", status.message()));
   };
   if (stack > kMaxStack || (stack > 1 && convention != pb::PYTORCH)) {
@@ -255,13 +234,11 @@ absl::Status ImportRecurrentLayer(LayerImport& in) {
                                                           convention == pb::PYTORCH ? kMaxStack : 1)));
   }
   if (in.inputs.size() != 1) return within(absl::InvalidArgumentError("reads several values, expected one"));
+  ValueId cell = -1;
   for (uint32_t k = 0; k < std::max(stack, 1u); ++k) {
     const std::string own = stack > 1 ? absl::StrCat(layer.name(), ".l", k) : layer.name();
-    const Shape& shape = in.builder.value(in.inputs[0]).shape;
-    auto op = MakeCell(in, k, shape.empty() ? 1 : shape.back(), own);
-    if (!op.ok()) return within(op.status());
-    auto value = in.builder.AddNode(k + 1 == std::max(stack, 1u) ? layer.name() : own, *std::move(op), in.inputs);
-    if (!value.ok()) return value.status();
+    auto value = AddLayer(in, k, own, k + 1 == std::max(stack, 1u) ? layer.name() : own, &cell);
+    if (!value.ok()) return within(value.status());
     in.inputs = {*value};
   }
   return absl::OkStatus();

@@ -8,7 +8,7 @@ import numpy as np
 
 from . import keras_file, recurrent
 from .errors import Refused, expect
-from .network import Network
+from .network import Network, function_fields
 
 SKIPPED = ("Dropout", "SpatialDropout1D", "GaussianNoise", "GaussianDropout", "AlphaDropout", "ActivityRegularization")
 MERGES = {
@@ -42,18 +42,22 @@ def _exactly(weights, name, counts):
     return list(weights) + [None] * (max(counts) - len(weights))
 
 
-def _activate(net, name, config, key="activation"):
-    """Keras' own meanings: hard_sigmoid was 0.2 x + 0.5 before Keras 3 and x / 6 + 0.5 since."""
-    function = _function(config.get(key))
+def _meaning(net, name, function):
+    """Keras' own meanings, (function, alpha, beta): hard_sigmoid was 0.2 x + 0.5 before Keras 3 and x / 6 + 0.5 since."""
     if function == "hard_sigmoid":
-        return net.function(f"{name}.hard_sigmoid", function, *((1 / 6, 0.5) if net.keras3 else (0.2, 0.5)))
+        return (function, 1 / 6, 0.5) if net.keras3 else (function, 0.2, 0.5)
     if function == "gelu":
         net.note(f"'{name}': gelu is taken as the exact one, by erf")
     if function == "relu6":
-        return net.function(f"{name}.relu6", "clip", 0, 6)
+        return "clip", 0, 6
     if function == "leaky_relu":
-        return net.function(f"{name}.leaky_relu", function, 0.2)
-    return net.function(f"{name}.{function}", function)
+        return function, 0.2, None
+    return function, None, None
+
+
+def _activate(net, name, config, key="activation"):
+    function = _function(config.get(key))
+    return net.function(f"{name}.{function}", *_meaning(net, name, function))
 
 
 def _cell(net, name, kind, config, weights, reads):
@@ -68,13 +72,12 @@ def _cell(net, name, kind, config, weights, reads):
     activation, inner = _function(config.get("activation", "tanh")), _function(
         config.get("recurrent_activation", "sigmoid")
     )
-    if not cudnn and activation not in (("tanh", "relu") if family == "rnn" else ("tanh",)):
-        raise Refused(f"layer '{name}' has activation '{activation}', expected tanh")
-    if not cudnn and family != "rnn" and inner != "sigmoid":
-        raise Refused(
-            f"layer '{name}' has recurrent_activation '{inner}', expected sigmoid: the manifest has no cell with"
-            " another one; ONNX may take it"
-        )
+    if not cudnn and family == "rnn" and activation not in ("tanh", "relu"):
+        raise Refused(f"layer '{name}' has activation '{activation}', expected tanh or relu")
+    varied = {}
+    for key, function, usual in (("recurrent_activation", inner, "sigmoid"), ("activation", activation, "tanh")):
+        if not cudnn and family != "rnn" and function != usual:
+            varied[key] = function_fields(name, *_meaning(net, name, function))
     kernel, back, bias = _exactly(weights, name, (3,) if config.get("use_bias", True) else (2, 3))
     gates = recurrent.GATES[family]
     expect(back, f"{name}/recurrent_kernel", (None, None))
@@ -93,7 +96,7 @@ def _cell(net, name, kind, config, weights, reads):
             " last"
         )
     recurrent.keras_cell(
-        net, name, family, kernel, back, bias, reset_after=bool(after), relu=activation == "relu", reads=reads
+        net, name, family, kernel, back, bias, reset_after=bool(after), relu=family == "rnn" and activation == "relu", reads=reads, varied=varied
     )
 
 

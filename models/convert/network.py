@@ -58,6 +58,16 @@ def _field(key, value):
     return f"{key} {_text(value)}" if isinstance(value, dict) else f"{key}: {_text(value)}"
 
 
+def function_fields(name, function, alpha=None, beta=None, others=""):
+    """The manifest's Activation for a function by the name that frameworks have for it."""
+    if function not in FUNCTIONS:
+        raise Refused(f"activation '{function}' of '{name}' is not supported, expected one of: {others}{', '.join(FUNCTIONS)}")
+    return {
+        "function": Word(FUNCTIONS[function]),
+        **{k: float(v) for k, v in (("alpha", alpha), ("beta", beta)) if v is not None},
+    }
+
+
 class Network:
     """Layers are added in order; each reads the value before it unless told otherwise. The first decides what the
     input is."""
@@ -184,16 +194,9 @@ class Network:
             return self.last
         if function in ("softmax", "log_softmax"):
             return self.add(name, "softmax", {"log": True} if function == "log_softmax" else {}, {}, None, None, reads)
-        if function not in FUNCTIONS:
-            raise Refused(
-                f"activation '{function}' of '{name}' is not supported, expected one of: linear, softmax, log_softmax,"
-                f" {', '.join(FUNCTIONS)}"
-            )
-        fields = {
-            "function": Word(FUNCTIONS[function]),
-            **{k: float(v) for k, v in (("alpha", alpha), ("beta", beta)) if v is not None},
-        }
-        return self.add(name, "activation", fields, {}, None, None, reads)
+        return self.add(
+            name, "activation", function_fields(name, function, alpha, beta, "linear, softmax, log_softmax, "), {}, None, None, reads
+        )
 
     def prelu(self, name, slopes, reads=None):
         """max(x, 0) + slope min(x, 0), one slope or one for each element."""

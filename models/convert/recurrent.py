@@ -86,15 +86,17 @@ def pytorch_stack(net, name, layers, relu=False, trained=False):
     return net.add(name, kind, fields, tensors, width_in, width)
 
 
-def keras_cell(net, name, kind, kernel, recurrent, bias, reset_after=True, relu=False, reads=None):
-    """kernel [I, G*H], recurrent [H, G*H], bias [G*H], [2, G*H] (GRU with reset after), or None."""
+def keras_cell(net, name, kind, kernel, recurrent, bias, reset_after=True, relu=False, reads=None, varied=None):
+    """kernel [I, G*H], recurrent [H, G*H], bias [G*H], [2, G*H] (GRU with reset after), or None; varied: the activations that
+    are not the usual ones."""
     gates = GATES[kind]
     expect(kernel, f"{name}.kernel", (None, None))
     expect(recurrent, f"{name}.recurrent_kernel", (None, None))
     hidden = recurrent.shape[0]
     expect(recurrent, f"{name}.recurrent_kernel", (hidden, gates * hidden))
     expect(kernel, f"{name}.kernel", (None, gates * hidden))
-    tensors, fields = {"kernel": kernel, "recurrent_kernel": recurrent}, {"convention": Word("KERAS")}
+    tensors = {"kernel": kernel, "recurrent_kernel": recurrent}
+    fields = {"convention": Word("KERAS"), **(varied or {})}
     if bias is None:
         fields["bias"] = Word("BIAS_NONE")
     else:

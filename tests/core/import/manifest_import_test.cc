@@ -12,42 +12,14 @@
 #include <random>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
+#include "tests/core/import/tensors.h"
 #include "tests/support/oracle.h"
-#include "tests/support/random_model.h"
 
 namespace lstm::core {
 namespace {
 
 using ::testing::HasSubstr;
 using testing::Vector;
-
-struct Tensors {
-  std::map<std::string, std::pair<Shape, std::vector<float>>> all;
-  testing::Random random{4};
-
-  std::vector<float>& Add(const std::string& name, const Shape& shape) {
-    const ConstantPtr values = random.Constant(shape, 0.8f);
-    all[name] = {shape, {values->values.span().begin(), values->values.span().end()}};
-    return all[name].second;
-  }
-  std::string File() const {
-    std::string header = "{", data;
-    for (const auto& [name, tensor] : all) {
-      absl::StrAppend(&header, header.size() > 1 ? "," : "", "\"", name, R"(":{"dtype":"F32","shape":[)", absl::StrJoin(tensor.first, ","),
-                      R"(],"data_offsets":[)", data.size(), ",", data.size() + tensor.second.size() * 4, "]}");
-      data.append(reinterpret_cast<const char*>(tensor.second.data()), tensor.second.size() * 4);
-    }
-    header += "}";
-    const uint64_t length = header.size();
-    return std::string(reinterpret_cast<const char*>(&length), 8) + header + data;
-  }
-};
-
-absl::StatusOr<Model> Import(const std::string& manifest, const Tensors& tensors, ImportNotes* notes = nullptr) {
-  const std::string file = tensors.File();
-  return ImportManifest(manifest, std::as_bytes(std::span(file)), notes);
-}
 
 std::string Refusal(const std::string& manifest, const Tensors& tensors) {
   const auto model = Import(manifest, tensors);

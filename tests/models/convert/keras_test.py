@@ -89,13 +89,13 @@ class KerasTest(ConvertTest):
             with self.subTest(keras3=keras3):
                 self.verify(self.convert("keras", self.h5(layers, weights, keras3)), x, y)
 
-    def lstm_of(self, x, kernel, back, bias):
-        return lstm(x, split(kernel, "ifgo"), split(back, "ifgo"), dict(zip("ifgo", np.split(bias, 4))))
+    def lstm_of(self, x, kernel, back, bias, **functions):
+        return lstm(x, split(kernel, "ifgo"), split(back, "ifgo"), dict(zip("ifgo", np.split(bias, 4))), **functions)
 
-    def gru_of(self, x, kernel, back, bias):
+    def gru_of(self, x, kernel, back, bias, **functions):
         b = dict(zip("zrn", np.split(bias if bias.ndim == 1 else bias[0], 3)))
         if bias.ndim == 1:
-            return gru(x, split(kernel, "zrn"), split(back, "zrn"), b)
+            return gru(x, split(kernel, "zrn"), split(back, "zrn"), b, **functions)
         c = dict(zip("zrn", np.split(bias[1], 3)))
         return gru(
             x,
@@ -103,7 +103,25 @@ class KerasTest(ConvertTest):
             split(back, "zrn"),
             {"z": b["z"] + c["z"], "r": b["r"] + c["r"], "n": b["n"]},
             c["n"],
+            **functions,
         )
+
+    def test_other_activations_as_files_before_keras_2_3_have_them(self):
+        x = self.random(9, 3)
+        w = [self.random(3, 20), self.random(5, 20), self.random(20)]
+        g = [self.random(3, 15), self.random(5, 15), self.random(15)]
+        relu = lambda v: np.maximum(v, 0)
+        for keras3, slope in ((False, 0.2), (True, 1 / 6)):
+            gate = lambda v: np.clip(slope * v + 0.5, 0, 1)
+            for kind, weights, config, want in (
+                ("LSTM", w, {"recurrent_activation": "hard_sigmoid"}, self.lstm_of(x, *w, gate=gate)),
+                ("LSTM", w, {"activation": "relu"}, self.lstm_of(x, *w, act=relu)),
+                ("GRU", g, {"recurrent_activation": "hard_sigmoid", "reset_after": False}, self.gru_of(x, *g, gate=gate)),
+                ("GRU", g, {"activation": "relu", "reset_after": False}, self.gru_of(x, *g, act=relu)),
+            ):
+                with self.subTest(kind=kind, config=config, keras3=keras3):
+                    path = self.h5([layer(kind, "l", **config)], {"l": weights}, keras3)
+                    self.verify(self.convert("keras", path), x, want)
 
     def test_lstm_and_dense(self):
         x = self.random(9, 3)
@@ -265,8 +283,7 @@ class KerasTest(ConvertTest):
             ([layer("Bidirectional", "l")], w, "Bidirectional"),
             ([layer("LSTM", "l", go_backwards=True)], w, "go_backwards"),
             ([layer("LSTM", "l", return_state=True)], w, "return_state"),
-            ([layer("LSTM", "l", recurrent_activation="hard_sigmoid")], w, "recurrent_activation 'hard_sigmoid'"),
-            ([layer("LSTM", "l", activation="relu")], w, "activation 'relu'"),
+            ([layer("LSTM", "l", recurrent_activation="softmax")], w, "activation 'softmax' of 'l' is not supported"),
             ([layer("Conv1D", "c", padding="same")], w, "padding 'same'"),
             ([layer("Conv1D", "c", padding="causal", strides=[2])], w, "strides"),
             ([layer("Dense", "d", activation="mystery")], w, "activation 'mystery'"),

@@ -83,29 +83,29 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x.astype("f8")))
 
 
-def lstm(x, w, r, b, peep=None, projection=None, coupled=False, h=None, c=None):
+def lstm(x, w, r, b, peep=None, projection=None, coupled=False, h=None, c=None, gate=sigmoid, act=np.tanh):
     """w, r, b, peep: by gate, "ifgo" -> [H, I], [H, R], [H], [H]."""
     hidden = b["f"].shape[0]
     peep, h = peep or {}, np.zeros(r["f"].shape[1]) if h is None else h.astype("f8")
     c, out = np.zeros(hidden) if c is None else c.astype("f8"), []
     for step in x.astype("f8"):
         a = {g: w[g].astype("f8") @ step + r[g].astype("f8") @ h + b[g] for g in w}
-        f = sigmoid(a["f"] + peep.get("f", 0) * c)
-        i = 1 - f if coupled else sigmoid(a["i"] + peep.get("i", 0) * c)
-        c = f * c + i * np.tanh(a["g"])
-        h = sigmoid(a["o"] + peep.get("o", 0) * c) * np.tanh(c)
+        f = gate(a["f"] + peep.get("f", 0) * c)
+        i = 1 - f if coupled else gate(a["i"] + peep.get("i", 0) * c)
+        c = f * c + i * act(a["g"])
+        h = gate(a["o"] + peep.get("o", 0) * c) * act(c)
         h = h if projection is None else projection.astype("f8") @ h
         out.append(h)
     return np.array(out)
 
 
-def gru(x, w, r, b, n_bias=None):
+def gru(x, w, r, b, n_bias=None, gate=sigmoid, act=np.tanh):
     """Gates "zrn"; with n_bias the reset gate acts after the product, on R h + n_bias."""
     h, out = np.zeros(b["z"].shape[0]), []
     for step in x.astype("f8"):
-        z, reset = (sigmoid(w[g].astype("f8") @ step + r[g].astype("f8") @ h + b[g]) for g in "zr")
+        z, reset = (gate(w[g].astype("f8") @ step + r[g].astype("f8") @ h + b[g]) for g in "zr")
         inner = r["n"].astype("f8") @ (reset * h) if n_bias is None else reset * (r["n"].astype("f8") @ h + n_bias)
-        h = (1 - z) * np.tanh(w["n"].astype("f8") @ step + inner + b["n"]) + z * h
+        h = (1 - z) * act(w["n"].astype("f8") @ step + inner + b["n"]) + z * h
         out.append(h)
     return np.array(out)
 
