@@ -8,6 +8,7 @@
 #include <iomanip>
 #include <iostream>
 #include <map>
+#include <string_view>
 
 #include "absl/strings/str_cat.h"
 #include "tests/chaos/crowd.h"

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // LSTM, GRU and RNN nodes: where they are in time, whose their state is, what they give.
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // LSTM, GRU and RNN nodes of whole sequences: in both directions, of a length, from states that are computed.
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <functional>
 
+#include "absl/strings/str_cat.h"
 #include "core/engine/sequence_run.h"
 #include "core/import/onnx/onnx_import.h"
 #include "tests/core/import/onnx/onnx_reference.h"
