@@ -36,7 +36,7 @@ void Connection::Describe(CLI::App& app) {
   app.add_option("--tls-ca", tls_ca, "Use TLS; the CA that signed the server's certificate (PEM)")->type_name("FILE");
   app.add_option("--cert", cert, "Our own certificate (PEM)")->type_name("FILE");
   app.add_option("--key", key, "Its key (PEM)")->type_name("FILE");
-  app.add_option("--token", token, "Bearer token");
+  app.add_option("--token", token, "Bearer token; better by the environment, where other users do not see it")->envname("LSTM_TOKEN");
   app.add_option("--affinity", affinity, "Sent as lstm-affinity, for a proxy that chooses the server by it; default: a random value");
   app.add_option("--timeout", timeout_s, "Seconds to wait for a connection or an answer")->capture_default_str();
   app.add_option("--reconnect", reconnect_s, "Seconds to look for a server that was lost, before giving up; 0: none")

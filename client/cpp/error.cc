@@ -47,7 +47,7 @@ bool IsDiverged(const absl::Status& status) {
 }
 
 bool IsTransient(v1::Reason reason) {
-  return reason == v1::RETRY || reason == v1::WINDOW || reason == v1::BYTES || reason == v1::GAP;
+  return reason == v1::RETRY || reason == v1::WINDOW || reason == v1::BYTES || reason == v1::RATE || reason == v1::GAP;
 }
 
 bool IsTransientAttach(v1::Reason reason) { return reason == v1::ELSEWHERE || reason == v1::RETRY || reason == v1::DRAINING; }

@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "server/app/options.h"
 
-#include <google/protobuf/io/tokenizer.h>
-#include <google/protobuf/text_format.h>
-
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <fstream>
@@ -17,6 +14,7 @@
 #include "core/base/engine.h"
 #include "core/base/status_macros.h"
 #include "lstm/config/v1/config.pb.h"
+#include "server/auth/text_proto.h"
 #include "server/http/rest_server.h"
 #include "server/metrics/exposer.h"
 #include "server/models/version_policy.h"
@@ -24,14 +22,6 @@
 
 namespace lstm::server {
 namespace {
-
-class FirstError : public google::protobuf::io::ErrorCollector {
- public:
-  void AddError(int line, int column, const std::string& message) override {
-    if (text.empty()) text = absl::StrCat("line ", line + 1, ", column ", column + 1, ": ", message);
-  }
-  std::string text;
-};
 
 void Describe(CLI::App& app, ServerOptions& o, std::string& config) {
   app.option_defaults()->always_capture_default();
@@ -53,7 +43,7 @@ void Describe(CLI::App& app, ServerOptions& o, std::string& config) {
       ->allow_extra_args(false);
   app.add_option("--model-poll-seconds", o.model_poll_seconds, "Seconds between looks at the model repository for versions that come and go; 0: only on SIGHUP");
   app.add_option("--max-live-versions", o.max_live_versions, "Versions of a model that may be loaded at a time, those among them that only their sessions need");
-  app.add_flag("--allow-admin", o.allow_admin, "Let callers load and unload models: RepositoryModelLoad and RepositoryModelUnload of the Open Inference Protocol");
+  app.add_flag("--allow-admin", o.allow_admin, "Let callers load and unload models: RepositoryModelLoad and RepositoryModelUnload of the Open Inference Protocol; with --token-file those alone that it marks as admin");
   app.add_option("--state-dir", o.state_dir, "Keep sessions here, so that they survive the end of this process; on a disk also the loss of power, where Open asks. Default: sessions are volatile")
       ->type_name("DIR");
   app.add_option("--max-state-bytes", o.max_state_bytes, "Bytes that the state directory may grow to");
@@ -69,7 +59,7 @@ void Describe(CLI::App& app, ServerOptions& o, std::string& config) {
   app.add_option("--max-ttl-seconds", o.max_ttl_seconds, "Most seconds that an Open may ask for");
   app.add_option("--orphan-ttl-seconds", o.orphan_ttl_seconds, "Seconds a volatile session outlives its stream, where Open set no TTL");
   app.add_option("--stream-budget-bytes", o.stream_budget_bytes, "Bytes of a stream that wait to be computed or sent; above, it is not read");
-  app.add_option("--idle-stream-seconds", o.idle_stream_seconds, "Seconds until a stream without a session is closed");
+  app.add_option("--idle-stream-seconds", o.idle_stream_seconds, "Seconds until a stream without a session is closed, or a connection without a call");
   app.add_option("--max-message-bytes", o.max_message_bytes, "Bytes of the largest message that is received");
   app.add_option("--max-streams-per-connection", o.max_streams_per_connection, "Calls open at a time on one connection");
   app.add_option("--grpc-memory-bytes", o.grpc_memory_bytes, "Bytes that gRPC's own buffers may take; a soft limit");
@@ -81,12 +71,14 @@ void Describe(CLI::App& app, ServerOptions& o, std::string& config) {
   app.add_option("--tls-cert", o.tls_cert, "Server certificate (PEM)")->type_name("FILE");
   app.add_option("--tls-key", o.tls_key, "Its key (PEM)")->type_name("FILE");
   app.add_option("--tls-client-ca", o.tls_client_ca, "Demand client certificates signed by this CA (PEM)")->type_name("FILE");
+  app.add_option("--token-file", o.token_file, "Serve callers of this file alone (text protobuf, proto/lstm/config/v1/callers.proto): their hashed tokens, which of them are admins, and what each may have. Read again when it changes")->type_name("FILE");
   app.add_option("--log-level", o.log_level, "trace, debug, info, warning, error or off");
   for (CLI::Option* option : app.get_options()) {
     const std::string name = option->get_single_name();
     if (option->get_lnames().empty() || name == "help" || name == "version") continue;
     option->envname("LSTM_" + absl::AsciiStrToUpper(absl::StrReplaceAll(name, {{"-", "_"}})));
   }
+  app.add_option("--new-token", o.new_token, "Print a new token and the line of --token-file for a caller of this name, and exit")->type_name("NAME");
   app.add_flag("--probe", o.probe, "Ask the server that these settings describe whether it serves, and exit: 0 it does, 1 it does not");
 }
 
@@ -122,8 +114,8 @@ absl::Status ServerOptions::Validate() const {
   if (listen.empty()) return absl::InvalidArgumentError("--listen is empty, expected HOST:PORT or unix:PATH");
   if (!OnlyLocal() && tls_cert.empty() && !behind_proxy) {
     return absl::InvalidArgumentError(
-        "--listen names an address beyond this machine: give --tls-cert and --tls-key (and --tls-client-ca to know the "
-        "clients), or --behind-proxy where a proxy keeps strangers out");
+        "--listen names an address beyond this machine: give --tls-cert and --tls-key (and --tls-client-ca or --token-file to "
+        "know the clients), or --behind-proxy where a proxy keeps strangers out");
   }
   if (tls_cert.empty() != tls_key.empty()) return absl::InvalidArgumentError("--tls-cert and --tls-key belong together");
   if (!tls_client_ca.empty() && tls_cert.empty()) return absl::InvalidArgumentError("--tls-client-ca needs --tls-cert and --tls-key");
@@ -140,6 +132,9 @@ absl::Status ServerOptions::Validate() const {
     if (!understood.ok()) return absl::InvalidArgumentError(absl::StrCat("--http-listen is ", understood.message()));
     if (!RestServer::IsLocal(http_listen) && !http_beyond_loopback) {
       return absl::InvalidArgumentError(absl::StrCat("--http-listen is '", http_listen, "', which is beyond this machine: say --http-beyond-loopback to serve it to whoever asks"));
+    }
+    if (!RestServer::IsLocal(http_listen) && !token_file.empty() && !behind_proxy) {
+      return absl::InvalidArgumentError(absl::StrCat("--http-listen is '", http_listen, "', over which tokens would travel in the clear: say --behind-proxy where a proxy with TLS is in front"));
     }
     for (const std::string& other : listen) LSTM_RETURN_IF_ERROR(CheckOther("listen", other, http_listen));
     LSTM_RETURN_IF_ERROR(CheckOther("metrics-listen", metrics_listen, http_listen));
@@ -182,10 +177,7 @@ absl::Status ServerOptions::Validate() const {
 
 absl::Status ReadConfig(const std::string& text, ServerOptions& o) {
   config::v1::ServerConfig config;
-  google::protobuf::TextFormat::Parser parser;
-  FirstError error;
-  parser.RecordErrorsTo(&error);
-  if (!parser.ParseFromString(text, &config)) return absl::InvalidArgumentError(absl::StrCat("config file: ", error.text));
+  LSTM_RETURN_IF_ERROR(ParseText(text, "config file", &config));
   if (config.listen_size() > 0) o.listen.assign(config.listen().begin(), config.listen().end());
   if (!config.models().empty()) o.models = config.models();
   if (config.version_policy_size() > 0) o.version_policy.assign(config.version_policy().begin(), config.version_policy().end());
@@ -225,6 +217,7 @@ absl::Status ReadConfig(const std::string& text, ServerOptions& o) {
   LSTM_TAKE(tls_cert);
   LSTM_TAKE(tls_key);
   LSTM_TAKE(tls_client_ca);
+  LSTM_TAKE(token_file);
   LSTM_TAKE(log_level);
 #undef LSTM_TAKE
   return absl::OkStatus();

@@ -47,7 +47,9 @@ struct ServerOptions {
   bool reflection = false;
   bool behind_proxy = false;
   std::string tls_cert, tls_key, tls_client_ca;  // files
+  std::string token_file;  // empty: callers need no token
   std::string log_level = "info";
+  std::string new_token;  // print a token for a caller of this name, serve nothing
   bool probe = false;  // ask the server that these settings describe, serve nothing
 
   // INVALID_ARGUMENT names the option, what was expected and what came.

@@ -9,20 +9,21 @@
 #include <algorithm>
 #include <chrono>
 #include <csignal>
-#include <fstream>
 #include <functional>
-#include <sstream>
 #include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "core/base/engine.h"
 #include "core/base/status_macros.h"
+#include "server/app/caller_file.h"
+#include "server/app/file_watch.h"
 #include "server/app/model_thread.h"
 #include "server/http/rest_server.h"
 #include "server/metrics/exposer.h"
 #include "server/models/model_keeper.h"
 #include "server/rpc/grpc_server.h"
+#include "server/rpc/tls.h"
 #include "server/shard/shard.h"
 #include "server/store/park_log.h"
 #include "server/store/slab.h"
@@ -30,16 +31,7 @@
 namespace lstm::server {
 namespace {
 
-absl::StatusOr<std::string> ReadFile(const std::string& path, const char* option) {
-  if (path.empty()) return std::string();
-  std::ifstream file(path);
-  std::stringstream text;
-  text << file.rdbuf();
-  if (!file) return absl::NotFoundError(absl::StrCat("--", option, ": '", path, "' cannot be read"));
-  return text.str();
-}
-
-absl::StatusOr<GrpcServer::Options> ToServer(const ServerOptions& o) {
+GrpcServer::Options ToServer(const ServerOptions& o) {
   GrpcServer::Options out;
   out.listen = o.listen;
   out.shards = o.shards > 0 ? o.shards : std::max(1u, std::thread::hardware_concurrency());
@@ -58,9 +50,6 @@ absl::StatusOr<GrpcServer::Options> ToServer(const ServerOptions& o) {
   out.grpc_memory_bytes = o.grpc_memory_bytes;
   if (!o.state_dir.empty()) out.suspects_file = o.state_dir + "/suspects";
   out.reflection = o.reflection || o.OnlyLocal();
-  LSTM_ASSIGN_OR_RETURN(out.tls_cert, ReadFile(o.tls_cert, "tls-cert"));
-  LSTM_ASSIGN_OR_RETURN(out.tls_key, ReadFile(o.tls_key, "tls-key"));
-  LSTM_ASSIGN_OR_RETURN(out.tls_client_ca, ReadFile(o.tls_client_ca, "tls-client-ca"));
   return out;
 }
 
@@ -140,6 +129,14 @@ class LatePort {
   bool told_ = false;
 };
 
+void ReadAgain(Tls& tls) {
+  if (const absl::Status read = tls.Read(); read.ok()) {
+    spdlog::info("certificates were read again: new connections get them");
+  } else {
+    spdlog::error("{}; the certificates that were read before stay", std::string(read.message()));
+  }
+}
+
 // 0: a second has passed, and none came; only where `impatient`.
 int NextSignal(const sigset_t& signals, bool impatient) {
   const timespec second{.tv_sec = 1, .tv_nsec = 0};
@@ -151,7 +148,16 @@ int NextSignal(const sigset_t& signals, bool impatient) {
 
 absl::Status Serve(const ServerOptions& options, const sigset_t& signals) {
   LSTM_RETURN_IF_ERROR(options.Validate());
-  LSTM_ASSIGN_OR_RETURN(GrpcServer::Options server_options, ToServer(options));
+  GrpcServer::Options server_options = ToServer(options);
+  const Tls::Files tls_files{.cert = options.tls_cert, .key = options.tls_key, .client_ca = options.tls_client_ca};
+  FileWatch tls_watch({tls_files.cert, tls_files.key, tls_files.client_ca.empty() ? tls_files.cert : tls_files.client_ca});
+  std::shared_ptr<Tls> tls;
+  if (!options.tls_cert.empty()) {
+    LSTM_ASSIGN_OR_RETURN(tls, Tls::Open(tls_files));
+  }
+  server_options.tls = tls;
+  LSTM_ASSIGN_OR_RETURN(const std::unique_ptr<CallerFile> caller_file, CallerFile::Open(options.token_file));
+  if (caller_file != nullptr) server_options.callers = caller_file->callers();
   const auto begin = std::chrono::steady_clock::now();
   LSTM_ASSIGN_OR_RETURN(const auto keeper, LoadModels(options));
   const std::shared_ptr<const ModelRepository> models = keeper->repository();
@@ -181,7 +187,7 @@ absl::Status Serve(const ServerOptions& options, const sigset_t& signals) {
   model_thread.Start([&server](const ServedModelPtr& model) { server->Forget(model); });
 
   std::unique_ptr<Exposer> exposer;
-  const MetricSources sources{.shards = server->counters(), .budget = &server->budget(), .models = models, .not_recovered = server->recovered().failures.size()};
+  const MetricSources sources{.shards = server->counters(), .budget = &server->budget(), .models = models, .callers = &server->callers(), .not_recovered = server->recovered().failures.size()};
   LatePort metrics(!options.metrics_listen.empty(), "metrics", "metrics-listen", [&]() -> absl::StatusOr<std::string> {
     LSTM_ASSIGN_OR_RETURN(exposer, Exposer::Start(options.metrics_listen, sources));
     return options.metrics_listen + "/metrics";
@@ -191,7 +197,7 @@ absl::Status Serve(const ServerOptions& options, const sigset_t& signals) {
   rest_options.max_body_bytes = options.max_message_bytes;
   rest_options.max_bodies_bytes = std::max(rest_options.max_bodies_bytes, 4 * rest_options.max_body_bytes);
   LatePort http(options.ServesHttp(), "Open Inference Protocol", "http-listen", [&]() -> absl::StatusOr<std::string> {
-    LSTM_ASSIGN_OR_RETURN(rest, RestServer::Start(rest_options, &server->inference()));
+    LSTM_ASSIGN_OR_RETURN(rest, RestServer::Start(rest_options, &server->inference(), &server->callers()));
     return rest->address() + "/v2";
   });
   if (!options.http_listen.empty() && !options.ServesHttp()) spdlog::info("no HTTP: --tls-client-ca demands certificates, which it knows not; --http-anonymous serves it all the same");
@@ -200,8 +206,10 @@ absl::Status Serve(const ServerOptions& options, const sigset_t& signals) {
   while (signal == 0 || signal == SIGHUP) {
     metrics.Try();
     http.Try();
-    signal = NextSignal(signals, metrics.wanted() || http.wanted());
+    signal = NextSignal(signals, metrics.wanted() || http.wanted() || caller_file != nullptr || tls != nullptr);
     if (signal == SIGHUP) model_thread.LookNow();
+    if (caller_file != nullptr) caller_file->Look(signal == SIGHUP);
+    if (tls != nullptr && (tls_watch.Changed() || signal == SIGHUP)) ReadAgain(*tls);
   }
   model_thread.Stop();
   spdlog::info("{}: draining, {} sessions are open, streams get {} s to end", strsignal(signal), server->budget().sessions(),

@@ -90,6 +90,9 @@ void HttpConnection::OnHeader(beast::error_code error) {
   Count(true);
   version_ = parser_->get().version();
   keep_alive_ = parser_->get().keep_alive() && !shared_->draining.load();
+  absl::StatusOr<Caller> caller = WhoAsks();
+  if (!caller.ok()) return Write(RestError(caller.status()), false);
+  caller_ = *std::move(caller);
   const auto length = parser_->content_length();
   if (length && *length > shared_->options.max_body_bytes) return Refuse(http::error::body_limit);
   if (!Reserve(length ? static_cast<size_t>(*length) : parser_->chunked() ? shared_->options.max_body_bytes : 0)) {
@@ -109,6 +112,15 @@ void HttpConnection::OnHeader(beast::error_code error) {
   });
 }
 
+absl::StatusOr<Caller> HttpConnection::WhoAsks() const {
+  const auto& header = parser_->get();
+  if (!NeedsCaller(Text(header.target()))) return Caller();
+  Callers::Shown shown;
+  const auto [begin, end] = header.equal_range(http::field::authorization);
+  for (auto it = begin; it != end; ++it) shown.authorization.emplace_back(it->value().data(), it->value().size());
+  return shared_->callers->Find(shown);
+}
+
 void HttpConnection::ReadBody() {
   stream_.expires_after(std::chrono::seconds(shared_->options.body_s));
   http::async_read(stream_, buffer_, *parser_, [self = shared_from_this()](beast::error_code error, size_t) { self->OnBody(error); });
@@ -124,6 +136,7 @@ void HttpConnection::OnBody(beast::error_code error) {
   request.json_bytes = Text(message[kJsonBytes]);
   request.body = std::move(message.body());
   request.holder = here_;
+  request.caller = caller_;
   request.later = [executor = stream_.get_executor()](std::function<void()> task) { net::post(executor, std::move(task)); };
   if (message.method() == http::verb::head) return Write(Headless(), false);
   Route(shared_->front, std::move(request), [self = shared_from_this()](RestResponse response) mutable {
@@ -150,6 +163,7 @@ void HttpConnection::Write(RestResponse response, bool keep_alive) {
   } else if (!response.body.empty()) {
     response_->set(http::field::content_type, "application/json");
   }
+  if (response.challenge) response_->set(http::field::www_authenticate, "Bearer");
   if (!response.allow.empty()) response_->set(http::field::allow, response.allow);
   response_->body() = std::move(response.body);
   response_->keep_alive(keep_alive);

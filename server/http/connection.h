@@ -45,9 +45,10 @@ class RequestCount {
 
 // What all connections of a server share; outlives them.
 struct HttpShared {
-  HttpShared(const RestServer::Options& o, InferenceFront* f) : options(o), front(f) {}
+  HttpShared(const RestServer::Options& o, InferenceFront* f, const Callers* c) : options(o), front(f), callers(c) {}
   const RestServer::Options options;
   InferenceFront* const front;
+  const Callers* const callers;
   std::atomic<size_t> connections{0};
   std::atomic<size_t> bodies{0};  // bytes that are held for bodies
   std::atomic<bool> draining{false};
@@ -68,6 +69,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
 
   void ReadHeader();
   void OnHeader(boost::beast::error_code error);
+  absl::StatusOr<Caller> WhoAsks() const;
   void ReadBody();
   void OnBody(boost::beast::error_code error);
   void Refuse(boost::beast::error_code error);
@@ -85,6 +87,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   std::optional<boost::beast::http::request_parser<StringBody>> parser_;
   std::optional<boost::beast::http::response<StringBody>> response_;
   std::optional<boost::beast::http::response<boost::beast::http::empty_body>> go_on_;
+  Caller caller_;  // of the request that is read
   size_t reserved_ = 0, discarded_ = 0;
   unsigned version_ = 11;
   bool keep_alive_ = false, counted_ = false;

@@ -54,7 +54,7 @@ absl::StatusOr<tcp::endpoint> Parse(const std::string& listen) {
 }  // namespace
 
 struct RestServer::Http {
-  explicit Http(const Options& o, InferenceFront* front) : shared(o, front) {}
+  Http(const Options& o, InferenceFront* front, const Callers* callers) : shared(o, front, callers) {}
 
   absl::Status Bind(const tcp::endpoint& endpoint) {
     boost::system::error_code error;
@@ -92,9 +92,9 @@ struct RestServer::Http {
   std::vector<std::thread> threads;
 };
 
-absl::StatusOr<std::unique_ptr<RestServer>> RestServer::Start(const Options& options, InferenceFront* front) {
+absl::StatusOr<std::unique_ptr<RestServer>> RestServer::Start(const Options& options, InferenceFront* front, const Callers* callers) {
   LSTM_ASSIGN_OR_RETURN(const tcp::endpoint endpoint, Parse(options.listen));
-  auto http = std::make_unique<Http>(options, front);
+  auto http = std::make_unique<Http>(options, front, callers);
   LSTM_RETURN_IF_ERROR(http->Bind(endpoint));
   http->Accept();
   for (int i = 0; i < kThreads; ++i) {

@@ -8,12 +8,14 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "server/auth/callers.h"
 #include "server/inference/front.h"
 
 namespace lstm::server {
 
 // The Open Inference Protocol over HTTP/1.1, without TLS (docs/open_inference.md). Two threads of its own serve all
-// connections; none waits for a client or for a computation. Callers are anonymous. Start, Drain and Stop are for one thread.
+// connections; none waits for a client or for a computation. Callers are known by their
+// tokens, or anonymous. Start, Drain and Stop are for one thread.
 class RestServer {
  public:
   struct Options {
@@ -26,8 +28,9 @@ class RestServer {
     uint32_t body_s = 30;   // for a body
     uint32_t write_s = 30;  // for the client to take an answer
   };
-  // INVALID_ARGUMENT where `listen` is no address, FAILED_PRECONDITION where it can not be had. `front` outlives Stop.
-  static absl::StatusOr<std::unique_ptr<RestServer>> Start(const Options& options, InferenceFront* front);
+  // INVALID_ARGUMENT where `listen` is no address, FAILED_PRECONDITION where it can not be had. `front` and
+  // `callers` outlive Stop.
+  static absl::StatusOr<std::unique_ptr<RestServer>> Start(const Options& options, InferenceFront* front, const Callers* callers);
   ~RestServer();
 
   // As clients would write it, with the port that was bound.

@@ -90,6 +90,7 @@ void Infer(InferenceFront* front, const std::string& model, const std::string& v
   job->request.set_model_name(model);
   job->request.set_model_version(version);
   job->holder = request.holder;
+  job->principal = request.caller.principal;
   job->done = [job = job.get(), binary = std::move(binary), later = request.later, done = std::move(done)](const absl::Status& status) {
     if (!status.ok()) return done(RestError(status));
     later([job = job->shared_from_this(), binary, done] {
@@ -113,14 +114,14 @@ ModelAdmin::Done Finished(RestDone done) {
   return [done = std::move(done)](const absl::Status& status) { done(status.ok() ? Empty(200) : RestError(status)); };
 }
 
-void Load(InferenceFront* front, const std::string& model, const std::string& body, bool load, RestDone done) {
+void Load(InferenceFront* front, const std::string& model, const RestRequest& asked, bool load, RestDone done) {
   inference::RepositoryModelLoadRequest request;
-  if (const absl::Status read = ReadLoadRequest(body, &request); !read.ok()) return done(RestError(read));
+  if (const absl::Status read = ReadLoadRequest(asked.body, &request); !read.ok()) return done(RestError(read));
   request.set_model_name(model);
-  if (load) return front->LoadModel(request, Finished(std::move(done)));
+  if (load) return front->LoadModel(request, asked.caller.admin, Finished(std::move(done)));
   inference::RepositoryModelUnloadRequest unload;
   unload.set_model_name(model);
-  front->UnloadModel(unload, Finished(std::move(done)));
+  front->UnloadModel(unload, asked.caller.admin, Finished(std::move(done)));
 }
 
 // A message that is filled by `fill`, as JSON.
@@ -156,7 +157,13 @@ RestResponse RestError(int http_status, const std::string& message) {
 RestResponse RestError(const absl::Status& status) {
   RestResponse response = Json(ErrorJson(status));
   response.status = HttpStatus(status.code());
+  response.challenge = absl::IsUnauthenticated(status);
   return response;
+}
+
+bool NeedsCaller(std::string_view target) {
+  const std::string_view path = target.substr(0, target.find('?'));
+  return path != "/v2/health/live" && path != "/v2/health/ready";
 }
 
 void Route(InferenceFront* front, RestRequest request, RestDone done) {
@@ -212,7 +219,7 @@ void Route(InferenceFront* front, RestRequest request, RestDone done) {
   }
   if (n == 5 && is(1, "repository") && is(2, "models") && (is(4, "load") || is(4, "unload"))) {
     if (!wants({"POST"})) return;
-    return Load(front, path[3], request.body, is(4, "load"), std::move(done));
+    return Load(front, path[3], request, is(4, "load"), std::move(done));
   }
   done(RestError(404, "nothing is here; see docs/open_inference.md for the addresses"));
 }

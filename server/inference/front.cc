@@ -8,14 +8,6 @@
 #include "server/inference/describe.h"
 
 namespace lstm::server {
-namespace {
-
-absl::Status NotEnabled() {
-  return absl::PermissionDeniedError("models are not loaded and unloaded by call here: the server was started without --allow-admin");
-}
-
-}  // namespace
-
 InferenceFront::InferenceFront(const Options& options, const ShardServices& services) : options_(options), services_(services) {}
 
 Sequences* InferenceFront::AddShard(Shard* shard) {
@@ -103,16 +95,24 @@ void InferenceFront::ModelStatistics(const std::string& name, const std::string&
   });
 }
 
-void InferenceFront::LoadModel(const inference::RepositoryModelLoadRequest& request, ModelAdmin::Done done) {
-  if (options_.admin == nullptr) return done(NotEnabled());
+absl::Status InferenceFront::MayAdminister(bool by_admin) const {
+  if (options_.admin == nullptr) {
+    return absl::PermissionDeniedError("models are not loaded and unloaded by call here: the server was started without --allow-admin");
+  }
+  if (!by_admin) return absl::PermissionDeniedError("models are loaded and unloaded by callers alone whom the server's operator has marked as admin");
+  return absl::OkStatus();
+}
+
+void InferenceFront::LoadModel(const inference::RepositoryModelLoadRequest& request, bool by_admin, ModelAdmin::Done done) {
+  if (const absl::Status may = MayAdminister(by_admin); !may.ok()) return done(may);
   if (!request.parameters().empty()) {
     return done(absl::UnimplementedError("parameters of a load are not offered: put the files into the model repository"));
   }
   options_.admin->Load(request.model_name(), std::move(done));
 }
 
-void InferenceFront::UnloadModel(const inference::RepositoryModelUnloadRequest& request, ModelAdmin::Done done) {
-  if (options_.admin == nullptr) return done(NotEnabled());
+void InferenceFront::UnloadModel(const inference::RepositoryModelUnloadRequest& request, bool by_admin, ModelAdmin::Done done) {
+  if (const absl::Status may = MayAdminister(by_admin); !may.ok()) return done(may);
   options_.admin->Unload(request.model_name(), std::move(done));  // nothing depends on a model: unload_dependents asks for nothing
 }
 

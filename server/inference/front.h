@@ -47,14 +47,15 @@ class InferenceFront {
   // `done` on any thread.
   using StatisticsDone = std::function<void(const absl::Status&, inference::ModelStatisticsResponse)>;
   void ModelStatistics(const std::string& name, const std::string& version, StatisticsDone done);
-  // `done` on any thread. PERMISSION_DENIED where it is not enabled.
-  void LoadModel(const inference::RepositoryModelLoadRequest& request, ModelAdmin::Done done);
-  void UnloadModel(const inference::RepositoryModelUnloadRequest& request, ModelAdmin::Done done);
+  // `done` on any thread. PERMISSION_DENIED where it is not enabled, or the caller is no admin.
+  void LoadModel(const inference::RepositoryModelLoadRequest& request, bool by_admin, ModelAdmin::Done done);
+  void UnloadModel(const inference::RepositoryModelUnloadRequest& request, bool by_admin, ModelAdmin::Done done);
 
   // From now on the server is not ready.
   void Drain() { draining_.store(true, std::memory_order_relaxed); }
 
  private:
+  absl::Status MayAdminister(bool by_admin) const;
   void Gather(size_t next, const std::shared_ptr<CountsByModel>& counts, const std::function<void()>& then);
 
   const Options options_;

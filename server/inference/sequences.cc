@@ -320,7 +320,7 @@ void Sequences::TakeWhole(const InferJobPtr& job) {
     whole->job = job;
     v1::PredictResponse* response = &whole->response;
     wholes_.emplace(job.get(), std::move(whole));
-    shard_->Predict(request, response, [this, key = job.get()](const absl::Status& status) { OnWhole(key, status); });
+    shard_->Predict(request, response, [this, key = job.get()](const absl::Status& status) { OnWhole(key, status); }, job->principal);
     return absl::OkStatus();
   }();
   if (begun.ok()) return;

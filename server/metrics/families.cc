@@ -76,6 +76,22 @@ MetricFamily Faults(const Sums& sums, uint64_t not_recovered) {
   return out;
 }
 
+// What callers were refused for: themselves, and their own limits.
+MetricFamily Unauthenticated(const Callers& callers) {
+  const Callers::Refusals refusals = callers.refusals();
+  MetricFamily out{"lstm_unauthenticated_total", "Calls that were refused because their token was missing or is not known", MetricType::Counter, {}};
+  out.metric.push_back(Metric(MetricType::Counter, static_cast<double>(refusals.missing), {{"token", "missing"}}));
+  out.metric.push_back(Metric(MetricType::Counter, static_cast<double>(refusals.unknown), {{"token", "unknown"}}));
+  return out;
+}
+
+MetricFamily OverLimits(const Sums& sums) {
+  MetricFamily out{"lstm_caller_limit_refusals_total", "Sessions, and turns or whole sequences, that were refused for a limit of their caller", MetricType::Counter, {}};
+  out.metric.push_back(Metric(MetricType::Counter, sums.Of(&ShardCounters::over_sessions), {{"limit", "sessions"}}));
+  out.metric.push_back(Metric(MetricType::Counter, sums.Of(&ShardCounters::over_steps), {{"limit", "steps_per_second"}}));
+  return out;
+}
+
 MetricFamily Versions(const ModelRepository& models) {
   MetricFamily out{"lstm_model_versions", "Versions of a model that are loaded: open to new sessions, or pinned by sessions that began on them", MetricType::Gauge, {}};
   std::map<std::string, std::pair<int, int>> counts;
@@ -122,6 +138,8 @@ std::vector<MetricFamily> Families(const MetricSources& sources) {
   counter("lstm_sessions_expired_total", "Sessions whose time to live passed", sums.Of(&ShardCounters::expired));
   counter("lstm_sessions_unparked_total", "Sessions that came back from the disk", sums.Of(&ShardCounters::unparked));
   out.push_back(Rejects(sums));
+  if (sources.callers != nullptr) out.push_back(Unauthenticated(*sources.callers));
+  out.push_back(OverLimits(sums));
   out.push_back(Faults(sums, sources.not_recovered));
   const double turns = sums.Of(&ShardCounters::turns), predicts = sums.Of(&ShardCounters::predicts);
   counter("lstm_turns_total", "Turns of sessions that were applied", turns);

@@ -6,6 +6,7 @@
 #include <memory>
 #include <vector>
 
+#include "server/auth/callers.h"
 #include "server/models/model_repository.h"
 #include "server/shard/session.h"
 #include "server/shard/shard_counters.h"
@@ -17,6 +18,7 @@ struct MetricSources {
   std::vector<const ShardCounters*> shards;
   const MemoryBudget* budget = nullptr;
   std::shared_ptr<const ModelRepository> models;
+  const Callers* callers = nullptr;
   uint64_t not_recovered = 0;  // sessions that the start could not take over
 };
 

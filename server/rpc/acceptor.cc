@@ -89,7 +89,9 @@ Acceptor::~Acceptor() {
 bool Acceptor::IsLocal(const std::string& address) {
   std::string host, port;
   if (absl::StartsWith(address, "unix:")) return true;
-  return Split(address, host, port) && (host == "localhost" || host == "::1" || absl::StartsWith(host, "127."));
+  if (!Split(address, host, port)) return false;
+  in_addr four{};  // a name may begin with 127 too
+  return host == "localhost" || host == "::1" || (inet_pton(AF_INET, host.c_str(), &four) == 1 && ntohl(four.s_addr) >> 24 == 127);
 }
 
 absl::Status Acceptor::BindUnix(const std::string& path) {

@@ -10,14 +10,17 @@
 #include <utility>
 #include <vector>
 
+#include "server/rpc/caller.h"
 #include "server/rpc/load_spread.h"
 #include "server/rpc/shard_loop.h"
+#include "server/rpc/status_mapping.h"
 
 namespace lstm::server {
 
 // One bidirectional call. Deletes itself when gRPC has given back its last tag. Confined to its loop's thread.
 //
-//  1. The call is armed; when a stream comes, it sends its initial metadata and reads. Where the server drains it is refused.
+//  1. The call is armed; when a stream comes, it sends its initial metadata and reads. Where the server drains, or does not know its
+//     client, it is refused.
 //  2. A message goes to Take; the next is read unless what was received and not computed, and what was computed and not
 //     taken by gRPC, exceeds the budget.
 //  3. After each round of the loop, Flush sends what the round answered; one write is in flight at a time, and what comes
@@ -45,11 +48,12 @@ class BidiCall : public LoopCall {
     MaybeRead();
   }
 
-  // Ends the call where its client takes no answers, or has had no session for too long.
+  // Ends the call where its client takes no answers, is not to be served any more, or has had no session for too long.
   void Check(uint64_t now_us) override {
     if (writing_ && now_us - write_began_us_ > loop_->options().stalled_write_s * kMicros) {
       context_.TryCancel();  // the write comes back as failed
     }
+    if (caller_.withdrawn()) FinishAfterAnswers({grpc::StatusCode::UNAUTHENTICATED, "the token was withdrawn; ask the operator of the server for another"});
     if (finishing_ || half_closed_ || writing_ || !outgoing_.empty() || !unused()) return;
     if (const auto status = EndUnused(); status) return Finish(*status);
     if (now_us - last_message_us_ > loop_->options().idle_stream_s * kMicros) {
@@ -107,6 +111,7 @@ class BidiCall : public LoopCall {
   }
   ShardLoop* loop() const { return loop_; }
   const grpc::ServerContext& context() const { return context_; }
+  const Caller& caller() const { return caller_; }
   bool ending() const { return finishing_ || last_.has_value(); }
 
  private:
@@ -127,7 +132,10 @@ class BidiCall : public LoopCall {
       return;
     }
     loop_->CallBegan();
-    if (loop_->shard().draining()) return Refuse();
+    if (loop_->shard().draining()) return Refuse({grpc::StatusCode::UNAVAILABLE, "the server is going away; connect to another, or again in a moment"});
+    absl::StatusOr<Caller> caller = CallerOf(context_, loop_->callers());
+    if (!caller.ok()) return Refuse(ToGrpc(caller.status()));
+    caller_ = *std::move(caller);
     loop_->Add(this);
     last_message_us_ = loop_->now_us();
     Attach();
@@ -141,11 +149,11 @@ class BidiCall : public LoopCall {
 
   // A client that leaves a draining server may come back over a connection that another of its streams still holds: as a
   // stream it would be told nothing, stay, and be cut when the drain's time is up.
-  void Refuse() {
+  void Refuse(const grpc::Status& status) {
     ArmNext();
     refused_ = finishing_ = true;
     ++pending_;
-    stream_.Finish({grpc::StatusCode::UNAVAILABLE, "the server is going away; connect to another, or again in a moment"}, &finished_);
+    stream_.Finish(status, &finished_);
   }
 
   void OnRead(bool ok) {
@@ -214,6 +222,7 @@ class BidiCall : public LoopCall {
   ShardLoop* const loop_;
   LoadSpread* const spread_;
   grpc::ServerContext context_;
+  Caller caller_;
   Stream stream_{&context_};
   MemberTag<BidiCall> accepted_{this, &BidiCall::OnAccepted}, metadata_{this, &BidiCall::OnWritten}, read_{this, &BidiCall::OnRead},
       written_{this, &BidiCall::OnWritten}, finished_{this, &BidiCall::OnFinished};

@@ -31,17 +31,6 @@ namespace {
 constexpr int kKeepaliveMs = 30'000;
 constexpr int kKeepaliveTimeoutMs = 10'000;
 constexpr int kClientPingsNoSoonerMs = 10'000;
-constexpr int kHandshakeMs = 5'000;
-
-std::shared_ptr<grpc::ServerCredentials> Credentials(const GrpcServer::Options& options) {
-  if (options.tls_cert.empty()) return grpc::InsecureServerCredentials();
-  grpc::SslServerCredentialsOptions ssl(options.tls_client_ca.empty()
-                                            ? GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE
-                                            : GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
-  ssl.pem_root_certs = options.tls_client_ca;
-  ssl.pem_key_cert_pairs.push_back({options.tls_key, options.tls_cert});
-  return grpc::SslServerCredentials(ssl);
-}
 
 void FillRandom(uint8_t* out, size_t n) {
   // Without randomness ids and tokens could be guessed: nothing may go on.
@@ -69,7 +58,13 @@ void Configure(grpc::ServerBuilder& builder, const GrpcServer::Options& options)
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, kKeepaliveTimeoutMs);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, kClientPingsNoSoonerMs);
-  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeMs);
+  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, options.handshake_ms);
+  // Without a call, whatever it says to pings.
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, static_cast<int>(options.loop.idle_stream_s * 1000));
+  // gRPC unpacks a message before it looks at its size: a megabyte would become a gigabyte.
+  builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_DEFLATE, false);
+  builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_GZIP, false);
+  builder.AddChannelArgument(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0);
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
 }
 
@@ -89,6 +84,7 @@ class ConnectionHolder : public Holder {
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const Options& options, std::shared_ptr<const ModelRepository> models,
                                                               std::unique_ptr<SessionStore> store, std::unique_ptr<ParkedStore> parked) {
   std::unique_ptr<GrpcServer> self(new GrpcServer);
+  self->callers_ = options.callers != nullptr ? options.callers : std::make_shared<const Callers>(options.admin != nullptr);
   self->store_ = std::move(store);
   self->parked_ = std::move(parked);
   if (self->store_ && !options.suspects_file.empty()) {
@@ -103,7 +99,8 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const Options& opt
   grpc::ServerBuilder builder;
   if (!options.reflection) builder.SetOption(std::make_unique<WithoutReflection>());
   Configure(builder, options);
-  self->acceptor_->Register(builder, Credentials(options));
+  self->tls_ = options.tls;  // gRPC reads its files as long as it lives
+  self->acceptor_->Register(builder, options.tls != nullptr ? options.tls->credentials() : grpc::InsecureServerCredentials());
   builder.RegisterService(self->service_.get());
   self->inference_service_ = std::make_unique<inference::GRPCInferenceService::AsyncService>();
   builder.RegisterService(self->inference_service_.get());
@@ -115,7 +112,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const Options& opt
   self->inference_spread_ = std::make_unique<LoadSpread>(options.shards, [raw](size_t i) {
     raw->loops_[i]->Post([raw, i] { InferenceStreamCall::Arm(raw->CallsOf(i)); });
   });
-  ShardServices services{.models = models, .budget = self->budget_.get(), .directory = &self->directory_, .store = self->store_.get(), .parked = self->parked_.get(), .suspects = self->suspects_.get(),
+  ShardServices services{.models = models, .budget = self->budget_.get(), .directory = &self->directory_, .store = self->store_.get(), .parked = self->parked_.get(), .suspects = self->suspects_.get(), .callers = self->callers_.get(),
                          .peers = raw, .clock = MonotonicMicros, .unix_clock = UnixMicros, .random = FillRandom};
   if (self->store_) {
     services.instance = self->store_->instance();

@@ -12,6 +12,7 @@
 #include "server/inference/front.h"
 #include "server/models/model_repository.h"
 #include "server/rpc/shard_loop.h"
+#include "server/rpc/tls.h"
 
 namespace grpc {
 class Server;
@@ -35,15 +36,17 @@ class GrpcServer : private ShardPeers {
     uint64_t max_session_bytes = uint64_t{2} << 30;
     int max_message_bytes = 4 << 20;
     int max_streams_per_connection = 4096;
+    int handshake_ms = 5'000;  // for a connection to say what HTTP/2 and TLS begin with
     size_t grpc_memory_bytes = size_t{512} << 20;  // ResourceQuota: a soft fence around gRPC's own buffers
     bool reflection = true;
     ModelAdmin* admin = nullptr;  // null: models are not loaded and unloaded by call; else it outlives the server
+    // Who may call. Null: everybody; whoever shows a certificate is an admin where `admin` is given.
+    std::shared_ptr<const Callers> callers;
     // Called once, before sessions of the store are taken over, with the marks of the models that they began on: what is not
     // loaded is loaded then.
     std::function<void(const std::vector<ModelMark>&)> load_marked;
     std::string suspects_file;  // with a store: where sessions are noted that end the process
-    // PEM, as text; all empty: plain text. With `tls_client_ca` clients must show a certificate signed by it.
-    std::string tls_cert, tls_key, tls_client_ca;
+    std::shared_ptr<const Tls> tls;  // null: plain text
   };
 
   // What the store held.
@@ -72,6 +75,7 @@ class GrpcServer : private ShardPeers {
   const MemoryBudget& budget() const { return *budget_; }
   // For other faces of the Open Inference Protocol than gRPC; lives as long as the server.
   InferenceFront& inference() { return *inference_; }
+  const Callers& callers() const { return *callers_; }
   const Recovered& recovered() const { return recovered_; }
   // Of each shard, to be read on any thread while the server lives.
   std::vector<const ShardCounters*> counters() const;
@@ -82,6 +86,8 @@ class GrpcServer : private ShardPeers {
   InferenceCalls CallsOf(size_t shard);
   void Recover(const Options& options);
 
+  std::shared_ptr<const Callers> callers_;
+  std::shared_ptr<const Tls> tls_;
   std::unique_ptr<SessionStore> store_;
   std::unique_ptr<ParkedStore> parked_;
   std::unique_ptr<Suspects> suspects_;

@@ -74,8 +74,8 @@ void HandleRepositoryIndex(RepositoryIndexRpc* call) {
   call->Finish(absl::OkStatus());
 }
 
-void HandleLoad(LoadRpc* call) { call->around().front->LoadModel(call->request(), FinishOnLoop(call)); }
-void HandleUnload(UnloadRpc* call) { call->around().front->UnloadModel(call->request(), FinishOnLoop(call)); }
+void HandleLoad(LoadRpc* call) { call->around().front->LoadModel(call->request(), call->by_admin(), FinishOnLoop(call)); }
+void HandleUnload(UnloadRpc* call) { call->around().front->UnloadModel(call->request(), call->by_admin(), FinishOnLoop(call)); }
 
 void HandleInfer(ModelInferRpc* call) {
   auto job = std::make_shared<InferJob>();
@@ -101,8 +101,8 @@ void HandleInfer(ModelInferRpc* call) {
 }  // namespace
 
 void ArmInferenceCalls(const InferenceCalls& calls) {
-  ServerLiveRpc::Arm(calls, calls.service, &Service::RequestServerLive, HandleServerLive);
-  ServerReadyRpc::Arm(calls, calls.service, &Service::RequestServerReady, HandleServerReady);
+  ServerLiveRpc::Arm(calls, calls.service, &Service::RequestServerLive, HandleServerLive, ServerLiveRpc::For::kAnybody);  // health
+  ServerReadyRpc::Arm(calls, calls.service, &Service::RequestServerReady, HandleServerReady, ServerReadyRpc::For::kAnybody);
   ModelReadyRpc::Arm(calls, calls.service, &Service::RequestModelReady, HandleModelReady);
   ServerMetadataRpc::Arm(calls, calls.service, &Service::RequestServerMetadata, HandleServerMetadata);
   ModelMetadataRpc::Arm(calls, calls.service, &Service::RequestModelMetadata, HandleModelMetadata);

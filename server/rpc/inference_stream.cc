@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "server/rpc/principal.h"
 #include "server/rpc/status_mapping.h"
 
 namespace lstm::server {
@@ -36,7 +35,6 @@ InferenceStreamCall::InferenceStreamCall(const InferenceCalls& calls)
     : BidiCall(calls.loop, calls.spread, calls.service, &inference::GRPCInferenceService::AsyncService::RequestModelStreamInfer), calls_(calls) {}
 
 void InferenceStreamCall::Attach() {
-  principal_ = PrincipalOf(context());
   const auto& metadata = context().client_metadata();
   const auto wish = metadata.find(kErrorsEndIt);
   errors_end_it_ = wish != metadata.end() && wish->second == "true";
@@ -54,7 +52,7 @@ void InferenceStreamCall::Take(inference::ModelInferRequest& message) {
   auto job = std::make_shared<InferJob>();
   const size_t bytes = message.ByteSizeLong() + kJobBytes;
   job->request.Swap(&message);
-  job->principal = principal_;
+  job->principal = caller().principal;
   job->holder = link_;
   job->shard = loop()->index();
   job->done = [link = link_, job = job.get(), bytes](const absl::Status& status) {

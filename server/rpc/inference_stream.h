@@ -48,7 +48,6 @@ class InferenceStreamCall : public BidiCall<inference::GRPCInferenceService::Asy
   void Answer(InferJob& job, size_t bytes, const absl::Status& status);
 
   const InferenceCalls calls_;
-  std::string principal_;
   bool errors_end_it_ = false;
   std::shared_ptr<Link> link_;
   std::unordered_set<InferJobPtr> jobs_;

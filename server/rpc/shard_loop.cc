@@ -25,6 +25,7 @@ ShardLoop::ShardLoop(size_t index, const Options& options, const ShardServices& 
     : index_(index),
       options_(options),
       spread_(spread),
+      callers_(services.callers),
       queue_(std::move(queue)),
       shard_(index, options.shard, services) {}
 

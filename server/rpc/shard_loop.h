@@ -59,7 +59,7 @@ class ShardLoop {
     bool pin = true;                      // the thread to core `index`
     size_t stream_budget_bytes = 4u << 20;  // not computed and not sent: above it the stream is not read
     uint32_t stalled_write_s = 60;        // a client that takes no answer this long is dropped
-    uint32_t idle_stream_s = 300;         // a stream without a session is closed after this long
+    uint32_t idle_stream_s = 300;         // a stream without a session is closed after this long, and a connection without a call
   };
 
   ShardLoop(size_t index, const Options& options, const ShardServices& services, LoadSpread* spread,
@@ -81,6 +81,7 @@ class ShardLoop {
   grpc::ServerCompletionQueue* queue() { return queue_.get(); }
   const Options& options() const { return options_; }
   LoadSpread& spread() { return *spread_; }
+  const Callers& callers() const { return *callers_; }
   size_t index() const { return index_; }
   // No new calls are armed.
   bool ending() const { return ending_; }
@@ -111,6 +112,7 @@ class ShardLoop {
   const size_t index_;
   const Options options_;
   LoadSpread* const spread_;
+  const Callers* const callers_;
   const std::unique_ptr<grpc::ServerCompletionQueue> queue_;
   Shard shard_;
   std::function<void()> after_work_;

@@ -3,8 +3,6 @@
 
 #include <utility>
 
-#include "server/rpc/principal.h"
-
 namespace lstm::server {
 
 void StreamCall::Arm(ShardLoop* loop, v1::Prediction::AsyncService* service) {
@@ -14,7 +12,7 @@ void StreamCall::Arm(ShardLoop* loop, v1::Prediction::AsyncService* service) {
 StreamCall::StreamCall(ShardLoop* loop, v1::Prediction::AsyncService* service)
     : BidiCall(loop, &loop->spread(), service, &v1::Prediction::AsyncService::RequestStream), service_(service) {}
 
-void StreamCall::Attach() { shard_stream_ = loop()->shard().Attach(this, PrincipalOf(context())); }
+void StreamCall::Attach() { shard_stream_ = loop()->shard().Attach(this, caller().principal); }
 
 void StreamCall::Detach() { loop()->shard().Detach(std::exchange(shard_stream_, nullptr)); }
 

@@ -5,10 +5,11 @@
 #include <grpcpp/support/async_unary_call.h>
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <utility>
 
-#include "server/rpc/principal.h"
+#include "server/rpc/caller.h"
 #include "server/rpc/shard_loop.h"
 #include "server/rpc/status_mapping.h"
 
@@ -25,15 +26,20 @@ class UnaryCall {
                                    grpc::ServerCompletionQueue*, void*);
   using Handler = void (*)(UnaryCall*);
 
-  static void Arm(const Around& around, Service* service, Method method, Handler handler) {
-    if (!around.loop->ending()) new UnaryCall(around, service, method, handler);
+  // kAnybody: callers need not be known.
+  enum class For { kCallers, kAnybody };
+  static void Arm(const Around& around, Service* service, Method method, Handler handler, For whom = For::kCallers) {
+    if (!around.loop->ending()) new UnaryCall(around, service, method, handler, whom);
   }
 
   const Around& around() const { return around_; }
   const Request& request() const { return request_; }
   Request* mutable_request() { return &request_; }  // for who takes it over
   Response* response() { return &response_; }
-  std::string principal() const { return PrincipalOf(context_); }
+  const std::string& principal() const { return caller_.principal; }
+  bool by_admin() const { return caller_.admin; }
+  // Whose sessions the call may see and end; nothing: everybody's.
+  std::optional<std::string> owner() const { return caller_.admin ? std::nullopt : std::optional(caller_.principal); }
   std::string peer() const { return context_.peer(); }
   // Called when the client goes before the answer.
   void OnCancel(std::function<void()> f) { on_cancel_ = std::move(f); }
@@ -52,8 +58,8 @@ class UnaryCall {
   void Abandon() { Finish(absl::CancelledError("the client has gone")); }
 
  private:
-  UnaryCall(const Around& around, Service* service, Method method, Handler handler)
-      : around_(around), service_(service), method_(method), handler_(handler) {
+  UnaryCall(const Around& around, Service* service, Method method, Handler handler, For whom)
+      : around_(around), service_(service), method_(method), handler_(handler), whom_(whom) {
     context_.AsyncNotifyWhenDone(&done_);
     (service_->*method_)(&context_, &request_, &responder_, around_.loop->queue(), around_.loop->queue(), &accepted_);
   }
@@ -64,8 +70,13 @@ class UnaryCall {
       return;
     }
     around_.loop->CallBegan();
-    Arm(around_, service_, method_, handler_);
+    Arm(around_, service_, method_, handler_, whom_);
     ++pending_;  // the done tag
+    if (whom_ == For::kCallers) {
+      absl::StatusOr<Caller> caller = CallerOf(context_, around_.loop->callers());
+      if (!caller.ok()) return Finish(caller.status());
+      caller_ = *std::move(caller);
+    }
     handler_(this);
   }
   void OnDone(bool) {
@@ -83,7 +94,9 @@ class UnaryCall {
   Service* const service_;
   const Method method_;
   const Handler handler_;
+  const For whom_;
   grpc::ServerContext context_;
+  Caller caller_;
   Request request_;
   Response response_;
   Responder responder_{&context_};

@@ -38,7 +38,7 @@ void HandlePredict(PredictRpc* call) {
     shard.ForgetPredict(call->response());
     call->Abandon();
   });
-  shard.Predict(call->request(), call->response(), [call](const absl::Status& status) { call->Finish(status); });
+  shard.Predict(call->request(), call->response(), [call](const absl::Status& status) { call->Finish(status); }, call->principal());
 }
 
 void HandleListModels(ListModelsRpc* call) {
@@ -72,7 +72,7 @@ void HandleListSessions(ListSessionsRpc* call) {
   AskEach(
       call->around(), 0,
       [call, found](Shard& shard) {
-        call->response()->set_total(call->response()->total() + shard.List(call->request().model(), kListedAtMost, found.get()));
+        call->response()->set_total(call->response()->total() + shard.List(call->request().model(), kListedAtMost, found.get(), call->owner()));
       },
       [call, found] {
         std::sort(found->begin(), found->end(),
@@ -107,8 +107,17 @@ void OfOneSession(Call* call, Ask ask) {
   if (!loop->Post([loop, ask, id = *id, done] { ask(loop->shard(), id, done); })) call->Finish(absl::UnavailableError("the server is going away"));
 }
 
+// The same where the session is the caller's, or they are an admin.
+template <typename Call, typename Ask>
+void OfOwnSession(Call* call, Ask ask) {
+  OfOneSession(call, [ask, owner = call->owner()](Shard& shard, const SessionId& id, const Shard::Done& done) {
+    if (!owner) return ask(shard, id, done);
+    shard.CheckOwner(id, *owner, [ask, &shard, id, done](const absl::Status& theirs) { theirs.ok() ? ask(shard, id, done) : done(theirs); });
+  });
+}
+
 void HandleGetSession(GetSessionRpc* call) {
-  OfOneSession(call, [call](Shard& shard, const SessionId& id, const Shard::Done& done) {
+  OfOwnSession(call, [call](Shard& shard, const SessionId& id, const Shard::Done& done) {
     auto info = shard.Get(id);
     if (info.ok()) *call->response()->mutable_session() = *info;
     done(info.status());
@@ -116,7 +125,7 @@ void HandleGetSession(GetSessionRpc* call) {
 }
 
 void HandleCloseSession(CloseSessionRpc* call) {
-  OfOneSession(call, [call](Shard& shard, const SessionId& id, const Shard::Done& done) {
+  OfOwnSession(call, [call](Shard& shard, const SessionId& id, const Shard::Done& done) {
     auto applied = std::make_shared<uint64_t>();
     shard.CloseByOperator(id, applied.get(), [call, applied, done](const absl::Status& status) {
       if (status.ok()) call->response()->set_applied_seq(*applied);

@@ -59,15 +59,24 @@ absl::Status PrepareSequence(const v1::PredictRequest& request, size_t max_answe
 
 }  // namespace
 
-void Shard::Predict(const v1::PredictRequest& request, v1::PredictResponse* response, PredictDone done) {
+absl::Status Shard::ChargeSteps(Account* account, uint64_t steps) {
+  const uint64_t wait_us = account != nullptr ? account->TakeSteps(steps, services_.clock()) : 0;
+  if (wait_us == 0) return absl::OkStatus();
+  counters_.over_steps.Add();
+  return account->TooFast(wait_us);
+}
+
+void Shard::Predict(const v1::PredictRequest& request, v1::PredictResponse* response, PredictDone done, const std::string& principal) {
   if (draining_) return done(absl::UnavailableError("the server is going away; ask another, or again later"));
   auto call = std::make_unique<PredictCall>();
   auto model = services_.models->Find(request.model(), request.version());
   if (!model.ok()) return done(model.status());
   call->model = *std::move(model);
-  if (call->model->sequence) return PredictSequence(request, response, std::move(call), std::move(done));
+  const std::shared_ptr<Account> account = AccountOf(principal);
+  if (call->model->sequence) return PredictSequence(request, response, std::move(call), std::move(done), account.get());
   const absl::Status prepared = Prepare(request, options_.max_turn_answer_bytes, *call);
   if (!prepared.ok()) return done(prepared);
+  if (const absl::Status charged = ChargeSteps(account.get(), call->record.steps); !charged.ok()) return done(charged);
 
   const core::StepProgram& program = *call->model->program;
   TurnRecord& record = call->record;
@@ -91,10 +100,11 @@ void Shard::Predict(const v1::PredictRequest& request, v1::PredictResponse* resp
   predicts_.emplace(response, std::move(call));
 }
 
-void Shard::PredictSequence(const v1::PredictRequest& request, v1::PredictResponse* response, std::unique_ptr<PredictCall> call, PredictDone done) {
+void Shard::PredictSequence(const v1::PredictRequest& request, v1::PredictResponse* response, std::unique_ptr<PredictCall> call, PredictDone done, Account* account) {
   uint64_t charge = 0;
   const absl::Status prepared = PrepareSequence(request, options_.max_turn_answer_bytes, *call, charge);
   if (!prepared.ok()) return done(prepared);
+  if (const absl::Status charged = ChargeSteps(account, call->record.steps); !charged.ok()) return done(charged);
   if (!budget_->TakeBytes(charge)) return done(absl::ResourceExhaustedError("no memory for this sequence now; try again later"));
   TurnRecord& record = call->record;
   call->steps = record.steps;

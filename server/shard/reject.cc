@@ -57,6 +57,7 @@ absl::StatusCode CodeOf(v1::Reason reason) {
     case v1::WINDOW:
     case v1::SESSIONS:
     case v1::BYTES:
+    case v1::RATE:
       return absl::StatusCode::kResourceExhausted;
     case v1::RETRY:
     case v1::ELSEWHERE:

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
 #include "server/session/mutant.h"
 
 namespace lstm::server {
@@ -36,13 +37,19 @@ SessionTable::~SessionTable() {
 }
 
 absl::StatusOr<Session*> SessionTable::Create(ServedModelPtr model, const SessionMachine::Options& options, uint64_t bytes,
-                                              const std::optional<Nonce>& nonce) {
+                                              const std::optional<Nonce>& nonce, std::shared_ptr<Account> account) {
   bytes += kSessionOverheadBytes;
+  if (account != nullptr) LSTM_RETURN_IF_ERROR(account->TakeSession(bytes));
+  const auto give_account = [&] {
+    if (account != nullptr) account->GiveSession(bytes);
+  };
   if (!services_.budget->TakeSession()) {
+    give_account();
     return absl::ResourceExhaustedError(
         absl::StrCat("all ", services_.budget->max_sessions(), " sessions are in use; close one, or raise --max-sessions"));
   }
   if (!services_.budget->TakeBytes(bytes)) {
+    give_account();
     services_.budget->GiveSession();
     return absl::ResourceExhaustedError(absl::StrCat("the ", services_.budget->max_bytes(),
                                                      " bytes for sessions are in use; close some, or raise --max-session-bytes"));
@@ -54,20 +61,24 @@ absl::StatusOr<Session*> SessionTable::Create(ServedModelPtr model, const Sessio
   session->charged_bytes = bytes;
   session->nonce = nonce;
   if (services_.directory->Add(id, nonce, shard_)) {
+    give_account();
     services_.budget->GiveSession();
     services_.budget->GiveBytes(bytes);
     return absl::AlreadyExistsError("the nonce has a session");
   }
+  session->account = std::move(account);
   return Add(std::move(session));
 }
 
 Session* SessionTable::Recover(const SessionId& id, ServedModelPtr model, const SessionMachine::Options& options,
-                               uint64_t bytes, const std::optional<Nonce>& nonce) {
+                               uint64_t bytes, const std::optional<Nonce>& nonce, std::shared_ptr<Account> account) {
   auto session = std::make_unique<Session>(id, std::move(model), options);
   session->charged_bytes = bytes + kSessionOverheadBytes;
   session->nonce = nonce;
   services_.budget->ForceSession();
   services_.budget->ForceBytes(session->charged_bytes);
+  if (account != nullptr) account->ForceSession(session->charged_bytes);
+  session->account = std::move(account);
   services_.directory->Restore(id, nonce, shard_);
   return Add(std::move(session));
 }
@@ -98,6 +109,7 @@ void SessionTable::GiveBack(Session* session) {
   for (size_t i = 0; i < session->records.size(); ++i) bytes += session->records[i]->charged_bytes;
   services_.budget->GiveBytes(bytes);
   services_.budget->GiveSession();
+  if (session->account != nullptr) session->account->GiveSession(session->charged_bytes);
 }
 
 void SessionTable::Release(Session* session, SessionDirectory::Absent absent) {

@@ -18,6 +18,7 @@
 #include "core/base/ring_buffer.h"
 #include "core/engine/batch_engine.h"
 #include "lstm/v1/session.pb.h"
+#include "server/auth/callers.h"
 #include "server/models/model_repository.h"
 #include "server/session/session_id.h"
 #include "server/session/session_machine.h"
@@ -75,6 +76,7 @@ struct ShardServices {
   SessionStore* store = nullptr;  // null: sessions are VOLATILE
   ParkedStore* parked = nullptr;  // null: none is parked
   Suspects* suspects = nullptr;   // null with it
+  const Callers* callers = nullptr;  // null: none has limits
   ShardPeers* peers = nullptr;
   Instance instance{};
   std::function<uint64_t()> clock;      // monotonic microseconds
@@ -138,6 +140,7 @@ struct Session {
   SessionMachine machine;
   std::optional<Nonce> nonce;
   std::string principal;           // who opened it; empty: anonymous
+  std::shared_ptr<Account> account;  // theirs, which it counts in; null: without limits
   Sha256 token_hash{};             // SHA-256 of the resume token
   std::vector<uint32_t> selected;  // of program->outputs()
   bool last_step_only = false;
@@ -198,12 +201,12 @@ class SessionTable {
   ~SessionTable();  // stored sessions stay in the store
 
   // A session with a fresh id, without a state yet; `bytes` are what it will hold. RESOURCE_EXHAUSTED where count or bytes
-  // are used up. ALREADY_EXISTS: the nonce has a session.
+  // are used up, the server's or the account's. ALREADY_EXISTS: the nonce has a session.
   absl::StatusOr<Session*> Create(ServedModelPtr model, const SessionMachine::Options& options, uint64_t bytes,
-                                  const std::optional<Nonce>& nonce);
+                                  const std::optional<Nonce>& nonce, std::shared_ptr<Account> account);
   // One that the store has. Counts even where that is above the bounds: a promise was given.
   Session* Recover(const SessionId& id, ServedModelPtr model, const SessionMachine::Options& options, uint64_t bytes,
-                   const std::optional<Nonce>& nonce);
+                   const std::optional<Nonce>& nonce, std::shared_ptr<Account> account);
 
   // Hand-over: takes it out, with all that it holds, and in.
   std::unique_ptr<Session> Extract(Session* session);

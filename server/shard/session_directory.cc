@@ -74,7 +74,7 @@ SessionDirectory::Absent SessionDirectory::WhyAbsent(const SessionId& id) const 
   const std::lock_guard<std::mutex> lock(mutex_);
   if (auto absent = Lookup(set_aside_, id)) return *absent;
   if (auto absent = Lookup(gone_, id)) return *absent;
-  return {v1::NOT_FOUND, "no such session"};
+  return {v1::NOT_FOUND, kUnknown};
 }
 
 }  // namespace lstm::server

@@ -40,6 +40,7 @@ Stream* Shard::Attach(ResponseSink* sink, const std::string& principal) {
   stream->sink_ = sink;
   stream->key_ = next_stream_++;
   stream->principal_ = principal;
+  stream->account_ = AccountOf(principal);
   streams_.emplace(stream->key_, stream);
   return stream;
 }
@@ -295,14 +296,16 @@ v1::SessionInfo Shard::InfoOf(const Session& session) const {
   return info;
 }
 
-uint64_t Shard::List(const std::string& model, size_t most, std::vector<v1::SessionInfo>* out) const {
+uint64_t Shard::List(const std::string& model, size_t most, std::vector<v1::SessionInfo>* out, const std::optional<std::string>& owner) const {
   uint64_t total = 0;
   const auto take = [&](const auto& make_info) {
     if (++total <= most) out->push_back(make_info());
   };
   for (const auto& [id, session] : table_.all()) {
+    if (owner && session->principal != *owner) continue;
     if (model.empty() || session->model->name == model) take([&, s = session.get()] { return InfoOf(*s); });
   }
+  if (owner) return total;
   // There may be a million of them.
   parked_.ForEach([&](const SessionId& id, const Parked& parked) {
     if (model.empty() || (parked.model != 0 && models_[parked.model].model->name == model)) take([&] { return InfoOf(id, parked); });
@@ -315,6 +318,15 @@ absl::StatusOr<v1::SessionInfo> Shard::Get(const SessionId& id) const {
   const auto it = table_.all().find(id);
   if (it == table_.all().end()) return absl::NotFoundError(services_.directory->WhyAbsent(id).why);
   return InfoOf(*it->second);
+}
+
+void Shard::CheckOwner(const SessionId& id, const std::string& owner, const Done& done) {
+  if (parked_.Find(id) != nullptr) {
+    return Unpark(id, [=, this](const auto* gone) { gone != nullptr ? done(absl::UnavailableError(gone->why)) : CheckOwner(id, owner, done); });
+  }
+  const Session* session = table_.Find(id);
+  if (session == nullptr) return done(Get(id).status());
+  done(session->principal == owner ? absl::OkStatus() : absl::NotFoundError(SessionDirectory::kUnknown));
 }
 
 void Shard::CloseByOperator(const SessionId& id, uint64_t* applied, const Done& done) {

@@ -50,6 +50,7 @@ class Stream {
   ResponseSink* sink_ = nullptr;
   uint64_t key_ = 0;
   std::string principal_;
+  std::shared_ptr<Account> account_;  // null: without limits
   std::unordered_map<uint32_t, Lane> lanes_;
   size_t backlog_bytes_ = 0;
   size_t outstanding_ = 0;  // turns that wait
@@ -105,19 +106,22 @@ class Shard {
 
   // `done` is called once, from Work or at once; `response` is its own until then.
   using PredictDone = std::function<void(const absl::Status&)>;
-  void Predict(const v1::PredictRequest& request, v1::PredictResponse* response, PredictDone done);
+  void Predict(const v1::PredictRequest& request, v1::PredictResponse* response, PredictDone done, const std::string& principal = "");
   // Gives a cancelled Predict up: `done` will not be called.
   void ForgetPredict(const v1::PredictResponse* response);
 
   // For an operator. NOT_FOUND where the session is not here; with the reason where it was.
-  // List: appends at most `most`, and gives how many there are.
-  uint64_t List(const std::string& model, size_t most, std::vector<v1::SessionInfo>* out) const;
+  // List: appends at most `most`, and gives how many there are. With `owner`: of this principal, and of those in memory, for
+  // whose a parked one is, only its record says.
+  uint64_t List(const std::string& model, size_t most, std::vector<v1::SessionInfo>* out, const std::optional<std::string>& owner = {}) const;
   absl::StatusOr<v1::SessionInfo> Get(const SessionId& id) const;
 
   // For the owner of a session, who proves it by `principal` and token (shard_transfer.cc). The new session of Fork and
   // Import is in this shard. NOT_FOUND: not here, or not theirs; FAILED_PRECONDITION: it stands elsewhere than at_seq. `done`
   // is called once, on any thread; `request` and `response` stay where they are until then.
   using Done = std::function<void(const absl::Status&)>;
+  // OK where the session is the owner's; NOT_FOUND as if it were not there where it is somebody else's. A parked one comes back for it.
+  void CheckOwner(const SessionId& id, const std::string& owner, const Done& done);
   void CloseByOperator(const SessionId& id, uint64_t* applied, const Done& done);  // for an operator, who needs no token
   void Fork(const v1::ForkSessionRequest& request, const std::string& principal, v1::ForkSessionResponse* response, Done done);
   void Export(const v1::ExportSessionRequest& request, const std::string& principal, v1::ExportSessionResponse* response, Done done);
@@ -159,6 +163,7 @@ class Shard {
   Session* OnLane(Stream* stream, uint32_t lane) const;
   void RejectLane(Stream* stream, uint32_t lane, uint64_t seq, v1::Reason reason, const std::string& message,
                   uint32_t retry_after_ms = 0);
+  std::shared_ptr<Account> AccountOf(const std::string& principal) const { return services_.callers != nullptr ? services_.callers->AccountOf(principal) : nullptr; }
   void CountReject(const v1::Reject& reject) { counters_.rejects[static_cast<size_t>(reject.reason())].Add(); }
   void Hold(Session* session, Stream* stream);  // null: let it go
   void Tell(Session* session, v1::Reason reason, const std::string& message);  // Ended, where a stream holds it
@@ -208,7 +213,8 @@ class Shard {
   void SendRefused(Session* session);  // what refused_ holds
   void Trim(Session* session);
   void SettleBacklog(Session* session, TurnRecord& record);
-  void PredictSequence(const v1::PredictRequest& request, v1::PredictResponse* response, std::unique_ptr<PredictCall> call, PredictDone done);
+  void PredictSequence(const v1::PredictRequest& request, v1::PredictResponse* response, std::unique_ptr<PredictCall> call, PredictDone done, Account* account);
+  absl::Status ChargeSteps(Account* account, uint64_t steps);
   void FinishPredict(TurnRecord* record);
 
   // shard_records.cc: what a turn is computed from and into

@@ -23,7 +23,7 @@ namespace {
 constexpr size_t kSmallResponse = 256;
 constexpr uint32_t kRetryMs = 50;
 constexpr uint32_t kMostHops = 16;
-constexpr char kNotFound[] = "no such session";
+constexpr const char* kNotFound = SessionDirectory::kUnknown;
 
 bool SameBytes(const std::string& digest, uint64_t state_digest) {
   return digest.empty() || (digest.size() == sizeof(state_digest) && std::memcmp(digest.data(), &state_digest, sizeof(state_digest)) == 0);

@@ -131,7 +131,7 @@ void Shard::OnOpen(Stream* stream, const v1::Open& open) {
   if (absl::IsAlreadyExists(made.status()) && opened_before()) return;
   if (absl::IsUnavailable(made.status())) return GrowThenOpen(stream, open, wanted);
   if (!made.ok()) {
-    MakeRoom();
+    if (!wanted.over_quota) MakeRoom();  // others are not parked for it
     return RejectLane(stream, lane, 0, v1::SESSIONS, std::string(made.status().message()), kFullRetryMs);
   }
   Session* session = *made;
@@ -161,12 +161,19 @@ absl::StatusOr<Session*> Shard::MakeSession(Wanted& wanted) {
   const uint64_t state_bytes = program.state_floats() * sizeof(float);
   const uint64_t bytes = stored ? wanted.slot_bytes - id.ring_bytes() : state_bytes + wanted.initial.size() * sizeof(float);
 
+  const std::shared_ptr<Account> account = AccountOf(id.principal());
+  if (account != nullptr) {  // before the store grows for it
+    const absl::Status room = account->HasRoom(bytes);
+    wanted.over_quota = !room.ok();
+    if (wanted.over_quota) counters_.over_sessions.Add();
+    LSTM_RETURN_IF_ERROR(room);
+  }
   std::span<std::byte> memory;
   if (stored) {
     LSTM_ASSIGN_OR_RETURN(memory, store_->Allocate(wanted.slot_bytes));
   }
   const absl::StatusOr<Session*> created =
-      table_.Create(wanted.model, {.window = id.window(), .simple = wanted.simple}, bytes, wanted.nonce);
+      table_.Create(wanted.model, {.window = id.window(), .simple = wanted.simple}, bytes, wanted.nonce, account);
   if (!created.ok()) {
     if (stored) store_->Free(memory);
     return created.status();
@@ -268,7 +275,7 @@ absl::Status Shard::Adopt(Slot slot, const store::v1::SessionIdentity& identity)
   if (identity.client_nonce().size() == sizeof(Nonce)) nonce = ToArray<sizeof(Nonce)>(identity.client_nonce());
   const StoredPosition& position = slot.position();
   Session* session = table_.Recover(id, wanted.model, {.window = identity.window()},
-                                    slot.memory().size() - slot.ring_bytes(), nonce);
+                                    slot.memory().size() - slot.ring_bytes(), nonce, AccountOf(identity.principal()));
   wanted.Describe(*session);
   session->max_turn_answer_bytes = std::min<size_t>(options_.max_turn_answer_bytes, slot.ring_bytes());
   session->own_numerics = identity.numerics_id() == program.numerics_id();

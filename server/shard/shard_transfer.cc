@@ -93,7 +93,7 @@ absl::StatusOr<Session*> Shard::Owned(const std::string& id_bytes, const std::st
   if (session == nullptr && services_.directory->ShardOf(id)) return Moving();
   if (session == nullptr) return absl::NotFoundError(services_.directory->WhyAbsent(id).why);
   if (session->principal != principal || CRYPTO_memcmp(hash.data(), session->token_hash.data(), hash.size()) != 0) {
-    return absl::NotFoundError("no such session");
+    return absl::NotFoundError(SessionDirectory::kUnknown);
   }
   LSTM_RETURN_IF_ERROR(Verify(session));
   const uint64_t applied = session->machine.applied();

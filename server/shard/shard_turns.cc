@@ -18,6 +18,7 @@ namespace {
 
 constexpr size_t kSmallResponse = 256;
 constexpr uint32_t kNoMemoryRetryMs = 100;
+constexpr uint64_t kMostRetryMs = 60'000;  // a client that asks too soon is told again
 constexpr uint64_t kTurnOverheadBytes = sizeof(TurnRecord) + 64;
 
 }  // namespace
@@ -72,6 +73,11 @@ void Shard::OnStep(Stream* stream, const v1::Step& step) {
     message = absl::StrCat("the answer to ", record->steps, " steps has ", answer_bytes, " bytes, at most ", session->max_turn_answer_bytes,
                            " can be answered: steps may be at most ", session->max_turn_answer_bytes / session->answer_step_bytes);
     if (session->max_turn_answer_bytes < options_.max_turn_answer_bytes) absl::StrAppend(&message, "; answer_bytes in Open makes more room");
+  } else if (const uint64_t wait_us = stream->account_ != nullptr ? stream->account_->TakeSteps(record->steps, now) : 0; wait_us > 0) {
+    reason = v1::RATE;
+    message = std::string(stream->account_->TooFast(wait_us).message());
+    retry_after_ms = static_cast<uint32_t>(std::min((wait_us + 999) / 1000, kMostRetryMs));
+    counters_.over_steps.Add();
   } else if (!budget_->TakeBytes(record->charged_bytes)) {
     reason = v1::BYTES;
     message = "no memory for this turn now; nothing was applied, send it again";

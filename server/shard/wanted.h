@@ -24,6 +24,7 @@ struct Shard::Wanted {
   // What MakeSession leaves here.
   std::string token;
   size_t slot_bytes = 0;
+  bool over_quota = false;  // what it was refused for are its owner's limits
 
   // Puts what the identity says into the session.
   void Describe(Session& session) const;

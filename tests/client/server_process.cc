@@ -24,9 +24,10 @@ void ServerTest::Start(const std::function<void(server::GrpcServer::Options&)>& 
   client_ = Connect();
 }
 
-std::unique_ptr<client::Client> ServerTest::Connect(absl::Duration reconnect) {
+std::unique_ptr<client::Client> ServerTest::Connect(absl::Duration reconnect, const std::string& token) {
   client::ConnectOptions options;
   options.address = server_->addresses()[0];
+  options.token = token;
   options.timeout = absl::Seconds(30);
   options.reconnect_timeout = reconnect;
   auto client = client::Client::Connect(options);

@@ -20,7 +20,7 @@ class ServerTest : public ::testing::Test {
   // `change` is applied to the options of the test: two shards, not pinned.
   void Start(const std::function<void(server::GrpcServer::Options&)>& change);
   // `reconnect`: for how long its streams look for a server that is gone.
-  std::unique_ptr<client::Client> Connect(absl::Duration reconnect = absl::Seconds(1));
+  std::unique_ptr<client::Client> Connect(absl::Duration reconnect = absl::Seconds(1), const std::string& token = "");
   std::unique_ptr<client::Session> Open(client::Stream& stream, const std::string& model = "french", uint32_t window = 0);
   static v1::Step Words(const std::vector<int>& ids);
   // The bits that `ids` give from the initial state, by Predict.

@@ -196,6 +196,51 @@ TEST_F(ServerTest, OutOfDescriptorsHealsByItself) {
   EXPECT_TRUE(Connect() != nullptr) << "connections are accepted again";
 }
 
+// Connections and streams that begin and say no more (slow loris), while an honest client works.
+TEST_F(ServerTest, PeersThatStallAreCutOffOnTimeAndNobodyNotices) {
+  Start([](server::GrpcServer::Options& o) {
+    o.handshake_ms = 500;
+    o.loop.idle_stream_s = 1;
+  });
+  auto stream = *client_->OpenStream();
+  auto session = Open(*stream);
+  const std::string preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", settings("\0\0\0\4\0\0\0\0\0", 9);
+  const std::string half_headers("\0\0\100\1\4\0\0\0\1\203\206", 11);
+  sockaddr_in where{};
+  where.sin_family = AF_INET;
+  const std::string& address = server_->addresses()[0];
+  where.sin_port = htons(static_cast<uint16_t>(std::stoi(address.substr(address.rfind(':') + 1))));
+  where.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  struct Peer {
+    size_t shape;
+    int fd;
+  };
+  const std::string shapes[] = {"", preface.substr(0, 12), preface + settings, preface + settings + half_headers};
+  std::vector<Peer> peers;
+  for (size_t i = 0; i < 200; ++i) {
+    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    ASSERT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&where), sizeof(where)), 0);
+    const std::string& shape = shapes[i % 4];
+    EXPECT_EQ(send(fd, shape.data(), shape.size(), MSG_NOSIGNAL), static_cast<ssize_t>(shape.size()));
+    peers.push_back({i % 4, fd});
+  }
+  RawStream silent(address);  // and a stream without a message
+  for (int i = 0; i < 200; ++i) ASSERT_TRUE(session->Step(Words({5})).ok());
+  for (const Peer& peer : peers) {
+    const timeval patience{.tv_sec = 60, .tv_usec = 0};
+    setsockopt(peer.fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+    char bytes[4096];
+    ssize_t n = 1;
+    while (n > 0) n = recv(peer.fd, bytes, sizeof(bytes), 0);
+    EXPECT_TRUE(n == 0 || errno == ECONNRESET) << "it is still connected; shape " << peer.shape;
+    close(peer.fd);
+  }
+  v1::StreamResponse response;
+  EXPECT_FALSE(silent.call->Read(&response));
+  EXPECT_EQ(silent.call->Finish().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  EXPECT_TRUE(session->Step(Words({9})).ok());
+}
+
 TEST_F(ServerTest, DrainTellsTheClientsAndEndsWhenTheyDo) {
   auto stream = *client_->OpenStream();
   auto session = Open(*stream);

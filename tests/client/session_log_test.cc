@@ -187,7 +187,7 @@ TEST(SessionLogTest, TurnsQueuedWhileDisconnectedFollowTheReplay) {
 TEST(SessionLogTest, WhatIsRefusedForTheMomentIsSentAgainOnceAllIsAnswered) {
   Client c = Client::Live();
   c.Send(3);
-  EXPECT_THAT(c.Take(Reject(2, v1::BYTES)), IsEmpty());
+  EXPECT_THAT(c.Take(Reject(2, v1::RATE)), IsEmpty());
   EXPECT_FALSE(c.pause.has_value());
   c.Take(Reject(3, v1::GAP, absl::StatusCode::kOutOfRange, 2));
   EXPECT_FALSE(c.pause.has_value()) << "turn 1 is still due";

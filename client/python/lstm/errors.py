@@ -89,7 +89,7 @@ _BY_NUMBER = {code.value[0]: code.name for code in grpc.StatusCode}
 _BY_REASON = {session_pb2.DIVERGED: Diverged, session_pb2.LOST: DataLoss, session_pb2.EXPIRED: NotFound, session_pb2.FENCED: Fenced}
 
 # The same turn may succeed a moment later.
-TRANSIENT = {session_pb2.RETRY, session_pb2.WINDOW, session_pb2.BYTES, session_pb2.GAP, session_pb2.DRAINING}
+TRANSIENT = {session_pb2.RETRY, session_pb2.WINDOW, session_pb2.BYTES, session_pb2.RATE, session_pb2.GAP, session_pb2.DRAINING}
 # So may the same Open or Resume.
 TRANSIENT_ATTACH = {session_pb2.RETRY, session_pb2.ELSEWHERE, session_pb2.DRAINING}
 # A stream that ended with one of these is made again: proxies turn a dead server into any of them.

@@ -3,7 +3,7 @@
 
 Turns are kept until they are answered, across any number of connections: a Resume says which answers were had, the server
 sends the stored ones that were not, and what it has not applied is sent again. A turn that the server refuses for the moment
-(RETRY, WINDOW, BYTES, DRAINING, or GAP behind such a one) is sent again, in order, once all outstanding turns are answered. One
+(RETRY, WINDOW, BYTES, RATE, DRAINING, or GAP behind such a one) is sent again, in order, once all outstanding turns are answered. One
 that it refuses for good fails, and with it those that were sent behind it, none of which was applied.
 """
 import json

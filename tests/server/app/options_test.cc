@@ -26,8 +26,7 @@ TEST(ServerOptionsTest, ElsewhereNeedsTlsOrAProxy) {
     ServerOptions o;
     o.models = "m";
     o.listen = {"127.0.0.1:8001", address};
-    const bool looks_local = std::string(address).starts_with("127.");
-    EXPECT_EQ(o.Validate().ok(), looks_local) << address;
+    EXPECT_FALSE(o.Validate().ok()) << address;
     o.behind_proxy = true;
     EXPECT_TRUE(o.Validate().ok());
     o.behind_proxy = false;
@@ -55,6 +54,24 @@ TEST(ServerOptionsTest, HttpStaysOnThisMachineAndAwayFromOtherPorts) {
   EXPECT_THAT(std::string(o.Validate().message()), HasSubstr("--http-listen and --listen are both '127.0.0.1:8001'"));
   o.http_listen = "127.0.0.1:8002";
   EXPECT_THAT(std::string(o.Validate().message()), HasSubstr("--http-listen and --metrics-listen are both"));
+}
+
+TEST(ServerOptionsTest, TokensDoNotTravelInTheClearBeyondThisMachine) {
+  ServerOptions o;
+  o.models = "m";
+  o.token_file = "f";
+  EXPECT_TRUE(o.Validate().ok()) << o.Validate();
+  o.http_listen = "0.0.0.0:8000";
+  o.http_beyond_loopback = true;
+  EXPECT_THAT(std::string(o.Validate().message()), HasSubstr("over which tokens would travel in the clear: say --behind-proxy"));
+  o.behind_proxy = true;
+  EXPECT_TRUE(o.Validate().ok()) << o.Validate();
+  o.behind_proxy = false;
+  o.http_listen = "";
+  o.listen = {"0.0.0.0:8001"};
+  EXPECT_THAT(std::string(o.Validate().message()), HasSubstr("--tls-cert and --tls-key"));
+  EXPECT_TRUE(ReadConfig("token_file: 'x'", o).ok());
+  EXPECT_EQ(o.token_file, "x");
 }
 
 TEST(ServerOptionsTest, HttpIsNotServedBesideClientCertificatesUnlessAskedFor) {

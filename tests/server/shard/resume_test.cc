@@ -315,6 +315,40 @@ TEST_F(ResumeTest, NothingIsToldToWhoeverDoesNotKnowTheToken) {
   EXPECT_EQ(Data(Run(1, 5)), Undisturbed({5})) << "and its holder is not disturbed";
 }
 
+// Ids and tokens at random, each right but for one bit, and both right from somebody else.
+TEST_F(ResumeTest, NoWrongResumeOfAMillionGetsTheSessionOrAnotherAnswer) {
+  const v1::Opened opened = Open();
+  Sink sink;
+  Stream* const others = world_->shard(1).Attach(&sink, "somebody else");
+  std::mt19937_64 random(11);
+  const auto any = [&](size_t n) {
+    std::string out;
+    while (n-- > 0) out.push_back(static_cast<char>(random()));
+    return out;
+  };
+  const auto flip = [&](std::string& bytes) { bytes[random() % bytes.size()] ^= static_cast<char>(1 << random() % 8); };
+  std::string answer;
+  for (int i = 0; i < 1'000'000; ++i) {
+    v1::StreamRequest message;
+    v1::Resume* resume = message.add_requests()->mutable_resume();
+    resume->set_lane(7);
+    resume->set_session_id(i % 4 == 0 ? opened.session_id().substr(0, 4) + any(12) : opened.session_id());
+    resume->set_resume_token(i % 4 == 1 ? any(32) : opened.resume_token());
+    if (i % 4 == 2) flip(*resume->mutable_resume_token());
+    // i % 4 == 3: id and token as they are, by another principal
+    world_->shard(1).OnMessage(i % 4 == 3 ? others : streams_[1], message);
+    world_->Settle();
+    std::deque<v1::Response>& got = i % 4 == 3 ? sink.responses : sinks_[1].responses;
+    ASSERT_EQ(got.size(), 1u);
+    ASSERT_EQ(got.front().reject().reason(), v1::NOT_FOUND) << i;
+    const std::string said = got.front().SerializeAsString();
+    if (answer.empty()) answer = said;
+    ASSERT_EQ(said, answer) << "one answer for all, " << i;
+    got.clear();
+  }
+  EXPECT_EQ(Data(Run(1, 5)), Undisturbed({5})) << "its holder is not disturbed";
+}
+
 TEST_F(ResumeTest, StepsMayFollowTheirResumeAtOnce) {
   const v1::Opened opened = Open();
   std::string data = Data(Run(1, 5));

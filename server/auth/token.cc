@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: MIT
+#include "server/auth/token.h"
+
+#include <openssl/crypto.h>
+#include <openssl/rand.h>
+#include <openssl/sha.h>
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+
+namespace lstm::server {
+namespace {
+
+constexpr char kPrefix[] = "lstm_";  // so that one which was published by mistake can be found
+
+}  // namespace
+
+std::string NewToken() {
+  TokenHash random;
+  if (RAND_bytes(random.data(), static_cast<int>(random.size())) != 1) std::abort();  // it could be guessed
+  return absl::StrCat(kPrefix, ToHex(random));
+}
+
+TokenHash HashOf(std::string_view text) {
+  TokenHash hash;
+  SHA256(reinterpret_cast<const unsigned char*>(text.data()), text.size(), hash.data());
+  return hash;
+}
+
+std::string ToHex(const TokenHash& hash) { return absl::BytesToHexString({reinterpret_cast<const char*>(hash.data()), hash.size()}); }
+
+std::optional<TokenHash> FromHex(std::string_view digits) {
+  TokenHash hash;
+  if (digits.size() != 2 * hash.size() || !std::all_of(digits.begin(), digits.end(), [](char c) { return absl::ascii_isxdigit(static_cast<unsigned char>(c)); })) {
+    return std::nullopt;
+  }
+  const std::string bytes = absl::HexStringToBytes({digits.data(), digits.size()});
+  std::copy(bytes.begin(), bytes.end(), hash.begin());
+  return hash;
+}
+
+bool SameInConstantTime(const TokenHash& a, const TokenHash& b) { return CRYPTO_memcmp(a.data(), b.data(), a.size()) == 0; }
+
+}  // namespace lstm::server
