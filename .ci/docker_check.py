@@ -6,6 +6,7 @@
   docker_check.py kill ADDRESS KILL START    a stream goes on across KILL and START, two commands
   docker_check.py proxy ADDRESS KILL START   clients through a proxy: those of the server that is killed go on after START,
                                              those of the other notice nothing
+  docker_check.py during ADDRESS COMMAND...  COMMAND while clients stream through a proxy, half of them with durability HOST
 """
 import pathlib
 import subprocess
@@ -22,8 +23,9 @@ IDS = [5, 9, 22, 3, 17, 41, 8, 60, 2, 33] * 60
 class Stream(threading.Thread):
     """One client with one session, step after step until it is told to stop."""
 
-    def __init__(self, address, affinity=None):
+    def __init__(self, address, affinity=None, **session):
         super().__init__(daemon=True)
+        self.session = session
         self.steps, self.lost, self.resumed, self.error, self.stopping = 0, 0, 0, None, False
         self.client = lstm.connect(address, affinity=affinity, on_event=self.event)
         self.truth = self.client.predict("french", IDS)
@@ -36,7 +38,7 @@ class Stream(threading.Thread):
     def run(self):
         try:
             while not self.stopping:
-                with self.client.session("french") as session:
+                with self.client.session("french", **self.session) as session:
                     for k, word in enumerate(IDS):
                         assert session.step(word).tobytes() == self.truth[k].tobytes(), f"step {k} has other bits"
                         self.steps += 1
@@ -86,6 +88,14 @@ def main():
     what, address, *commands = sys.argv[1:]
     if what == "first":
         return first(address)
+    if what == "during":
+        streams = [Stream(address, f"client-{i}", durability="host" if i % 2 else "process") for i in range(16)]
+        for stream in streams:
+            stream.more()
+        subprocess.run(commands, check=True)
+        for stream in streams:
+            stream.more()
+        return None
     lost, steps = across(address, *commands, [None] * 4 if what == "kill" else [f"client-{i}" for i in range(16)])
     if what == "kill":
         assert all(lost), f"the server was not killed: {lost}"

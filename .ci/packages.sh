@@ -7,7 +7,7 @@ BUILD_PACKAGES=(build-essential cmake ninja-build pkg-config libgrpc++-dev libpr
   protobuf-compiler-grpc libabsl-dev libdnnl-dev nlohmann-json3-dev libspdlog-dev libssl-dev libxxhash-dev libisal-dev libcli11-dev
   libsndfile1-dev prometheus-cpp-dev libboost-dev)
 TEST_PACKAGES=(libgtest-dev libgmock-dev python3 python3-grpcio python3-protobuf python3-numpy python3-h5py python3-venv
-  python3-setuptools python3-wheel python3-pip shellcheck openssl git curl)
+  python3-setuptools python3-wheel python3-pip python3-yaml shellcheck openssl git curl file)
 
 say() { printf '\n== %s\n' "$*"; }
 

@@ -36,5 +36,6 @@ void AddStreamCommands(CLI::App& app, const Connection& connection, absl::Status
 void AddGenerateCommand(CLI::App& app, const Connection& connection, absl::Status& result);
 void AddLoadCommand(CLI::App& app, const Connection& connection, absl::Status& result);
 void AddSessionsCommand(CLI::App& app, const Connection& connection, absl::Status& result);
+void AddTopCommand(CLI::App& app, absl::Status& result);
 
 }  // namespace lstm::client

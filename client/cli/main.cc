@@ -19,6 +19,7 @@ int main(int argc, char** argv) {
   lstm::client::AddGenerateCommand(app, connection, result);
   lstm::client::AddLoadCommand(app, connection, result);
   lstm::client::AddSessionsCommand(app, connection, result);
+  lstm::client::AddTopCommand(app, result);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

@@ -73,12 +73,14 @@ void Describe(CLI::App& app, ServerOptions& o, std::string& config) {
   app.add_option("--tls-client-ca", o.tls_client_ca, "Demand client certificates signed by this CA (PEM)")->type_name("FILE");
   app.add_option("--token-file", o.token_file, "Serve callers of this file alone (text protobuf, proto/lstm/config/v1/callers.proto): their hashed tokens, which of them are admins, and what each may have. Read again when it changes")->type_name("FILE");
   app.add_option("--log-level", o.log_level, "trace, debug, info, warning, error or off");
+  app.add_option("--log-format", o.log_format, "Of the lines on standard error: text, or json, an object a line");
   for (CLI::Option* option : app.get_options()) {
     const std::string name = option->get_single_name();
     if (option->get_lnames().empty() || name == "help" || name == "version") continue;
     option->envname("LSTM_" + absl::AsciiStrToUpper(absl::StrReplaceAll(name, {{"-", "_"}})));
   }
   app.add_option("--new-token", o.new_token, "Print a new token and the line of --token-file for a caller of this name, and exit")->type_name("NAME");
+  app.add_flag("--check-config", o.check_config, "Check these settings and all that they name: the models (loaded and tried), directories, certificates, addresses; print what would be served and every fault, and exit: 0 there is none, 1 there is. Nothing is listened on, nothing is written");
   app.add_flag("--probe", o.probe, "Ask the server that these settings describe whether it serves, and exit: 0 it does, 1 it does not");
 }
 
@@ -110,69 +112,82 @@ bool ServerOptions::OnlyLocal() const {
 }
 
 absl::Status ServerOptions::Validate() const {
-  if (models.empty()) return absl::InvalidArgumentError("--models DIR is missing: the directory with the models to serve");
-  if (listen.empty()) return absl::InvalidArgumentError("--listen is empty, expected HOST:PORT or unix:PATH");
+  const std::vector<absl::Status> faults = Faults();
+  return faults.empty() ? absl::OkStatus() : faults.front();
+}
+
+std::vector<absl::Status> ServerOptions::Faults() const {
+  std::vector<absl::Status> faults;
+  const auto check = [&faults](const absl::Status& status) {
+    if (!status.ok()) faults.push_back(status);
+  };
+  if (models.empty()) check(absl::InvalidArgumentError("--models DIR is missing: the directory with the models to serve"));
+  if (listen.empty()) check(absl::InvalidArgumentError("--listen is empty, expected HOST:PORT or unix:PATH"));
   if (!OnlyLocal() && tls_cert.empty() && !behind_proxy) {
-    return absl::InvalidArgumentError(
+    check(absl::InvalidArgumentError(
         "--listen names an address beyond this machine: give --tls-cert and --tls-key (and --tls-client-ca or --token-file to "
-        "know the clients), or --behind-proxy where a proxy keeps strangers out");
+        "know the clients), or --behind-proxy where a proxy keeps strangers out"));
   }
-  if (tls_cert.empty() != tls_key.empty()) return absl::InvalidArgumentError("--tls-cert and --tls-key belong together");
-  if (!tls_client_ca.empty() && tls_cert.empty()) return absl::InvalidArgumentError("--tls-client-ca needs --tls-cert and --tls-key");
-  LSTM_RETURN_IF_ERROR(InRange("shards", shards, 0, 256));
+  if (tls_cert.empty() != tls_key.empty()) check(absl::InvalidArgumentError("--tls-cert and --tls-key belong together"));
+  if (!tls_client_ca.empty() && tls_cert.empty()) check(absl::InvalidArgumentError("--tls-client-ca needs --tls-cert and --tls-key"));
+  check(InRange("shards", shards, 0, 256));
   if (!metrics_listen.empty()) {
     const absl::Status understood = Exposer::Check(metrics_listen);
-    if (!understood.ok()) return absl::InvalidArgumentError(absl::StrCat("--metrics-listen is ", understood.message()));
-    if (!Exposer::IsLocal(metrics_listen) && !metrics_beyond_loopback) {
-      return absl::InvalidArgumentError(absl::StrCat("--metrics-listen is '", metrics_listen, "', which is beyond this machine: say --metrics-beyond-loopback to serve metrics to whoever asks"));
+    if (!understood.ok()) check(absl::InvalidArgumentError(absl::StrCat("--metrics-listen is ", understood.message())));
+    if (understood.ok() && !Exposer::IsLocal(metrics_listen) && !metrics_beyond_loopback) {
+      check(absl::InvalidArgumentError(absl::StrCat("--metrics-listen is '", metrics_listen, "', which is beyond this machine: say --metrics-beyond-loopback to serve metrics to whoever asks")));
     }
   }
   if (!http_listen.empty()) {
     const absl::Status understood = RestServer::Check(http_listen);
-    if (!understood.ok()) return absl::InvalidArgumentError(absl::StrCat("--http-listen is ", understood.message()));
-    if (!RestServer::IsLocal(http_listen) && !http_beyond_loopback) {
-      return absl::InvalidArgumentError(absl::StrCat("--http-listen is '", http_listen, "', which is beyond this machine: say --http-beyond-loopback to serve it to whoever asks"));
+    if (!understood.ok()) check(absl::InvalidArgumentError(absl::StrCat("--http-listen is ", understood.message())));
+    if (understood.ok() && !RestServer::IsLocal(http_listen) && !http_beyond_loopback) {
+      check(absl::InvalidArgumentError(absl::StrCat("--http-listen is '", http_listen, "', which is beyond this machine: say --http-beyond-loopback to serve it to whoever asks")));
     }
-    if (!RestServer::IsLocal(http_listen) && !token_file.empty() && !behind_proxy) {
-      return absl::InvalidArgumentError(absl::StrCat("--http-listen is '", http_listen, "', over which tokens would travel in the clear: say --behind-proxy where a proxy with TLS is in front"));
+    if (understood.ok() && !RestServer::IsLocal(http_listen) && !token_file.empty() && !behind_proxy) {
+      check(absl::InvalidArgumentError(absl::StrCat("--http-listen is '", http_listen, "', over which tokens would travel in the clear: say --behind-proxy where a proxy with TLS is in front")));
     }
-    for (const std::string& other : listen) LSTM_RETURN_IF_ERROR(CheckOther("listen", other, http_listen));
-    LSTM_RETURN_IF_ERROR(CheckOther("metrics-listen", metrics_listen, http_listen));
+    for (const std::string& other : listen) check(CheckOther("listen", other, http_listen));
+    check(CheckOther("metrics-listen", metrics_listen, http_listen));
   }
-  LSTM_ASSIGN_OR_RETURN(const VersionPolicies policies, ParseVersionPolicies(version_policy));
-  LSTM_RETURN_IF_ERROR(InRange("max-live-versions", max_live_versions, 2, 1000));
-  LSTM_RETURN_IF_ERROR(CheckPolicy(policies.common, max_live_versions));
-  for (const auto& [name, policy] : policies.by_model) LSTM_RETURN_IF_ERROR(CheckPolicy(policy, max_live_versions));
+  check(InRange("max-live-versions", max_live_versions, 2, 1000));
+  const absl::StatusOr<VersionPolicies> policies = ParseVersionPolicies(version_policy);
+  check(policies.status());
+  if (policies.ok()) {
+    check(CheckPolicy(policies->common, max_live_versions));
+    for (const auto& [name, policy] : policies->by_model) check(CheckPolicy(policy, max_live_versions));
+  }
   if (!(model_poll_seconds == 0 || (model_poll_seconds >= 0.01 && model_poll_seconds <= 86'400))) {
-    return absl::InvalidArgumentError(absl::StrCat("--model-poll-seconds is ", model_poll_seconds, ", expected 0, or 0.01 to 86400"));
+    check(absl::InvalidArgumentError(absl::StrCat("--model-poll-seconds is ", model_poll_seconds, ", expected 0, or 0.01 to 86400")));
   }
-  LSTM_RETURN_IF_ERROR(InRange("max-sessions", max_sessions, 1, 100'000'000));
-  LSTM_RETURN_IF_ERROR(InRange("max-session-bytes", max_session_bytes, 1u << 20, uint64_t{1} << 50));
-  LSTM_RETURN_IF_ERROR(InRange("max-state-bytes", max_state_bytes, 1u << 20, uint64_t{1} << 50));
-  LSTM_RETURN_IF_ERROR(InRange("max-parked-bytes", max_parked_bytes, 1u << 20, uint64_t{1} << 50));
+  check(InRange("max-sessions", max_sessions, 1, 100'000'000));
+  check(InRange("max-session-bytes", max_session_bytes, 1u << 20, uint64_t{1} << 50));
+  check(InRange("max-state-bytes", max_state_bytes, 1u << 20, uint64_t{1} << 50));
+  check(InRange("max-parked-bytes", max_parked_bytes, 1u << 20, uint64_t{1} << 50));
   if (!(park_after_seconds >= 0.001 && park_after_seconds <= 30 * 86'400)) {
-    return absl::InvalidArgumentError(absl::StrCat("--park-after-seconds is ", park_after_seconds, ", expected 0.001 to 2592000"));
+    check(absl::InvalidArgumentError(absl::StrCat("--park-after-seconds is ", park_after_seconds, ", expected 0.001 to 2592000")));
   }
-  LSTM_RETURN_IF_ERROR(InRange("state-wait-seconds", state_wait_seconds, 0, 86'400));
-  LSTM_RETURN_IF_ERROR(InRange("window", window, 1, 256));
-  LSTM_RETURN_IF_ERROR(InRange("ttl-seconds", ttl_seconds, 1, max_ttl_seconds));
-  LSTM_RETURN_IF_ERROR(InRange("max-ttl-seconds", max_ttl_seconds, 1, 30 * 86'400));
-  LSTM_RETURN_IF_ERROR(InRange("orphan-ttl-seconds", orphan_ttl_seconds, 1, max_ttl_seconds));
-  LSTM_RETURN_IF_ERROR(InRange("stream-budget-bytes", stream_budget_bytes, 1u << 16, uint64_t{1} << 32));
-  LSTM_RETURN_IF_ERROR(InRange("idle-stream-seconds", idle_stream_seconds, 1, 86'400));
-  LSTM_RETURN_IF_ERROR(InRange("max-message-bytes", max_message_bytes, 1u << 10, 1u << 30));
-  LSTM_RETURN_IF_ERROR(InRange("max-streams-per-connection", max_streams_per_connection, 1, 1'000'000));
-  LSTM_RETURN_IF_ERROR(InRange("grpc-memory-bytes", grpc_memory_bytes, 16u << 20, uint64_t{1} << 50));
-  LSTM_RETURN_IF_ERROR(InRange("max-batch", max_batch, 1, 1024));
+  check(InRange("state-wait-seconds", state_wait_seconds, 0, 86'400));
+  check(InRange("window", window, 1, 256));
+  check(InRange("ttl-seconds", ttl_seconds, 1, max_ttl_seconds));
+  check(InRange("max-ttl-seconds", max_ttl_seconds, 1, 30 * 86'400));
+  check(InRange("orphan-ttl-seconds", orphan_ttl_seconds, 1, max_ttl_seconds));
+  check(InRange("stream-budget-bytes", stream_budget_bytes, 1u << 16, uint64_t{1} << 32));
+  check(InRange("idle-stream-seconds", idle_stream_seconds, 1, 86'400));
+  check(InRange("max-message-bytes", max_message_bytes, 1u << 10, 1u << 30));
+  check(InRange("max-streams-per-connection", max_streams_per_connection, 1, 1'000'000));
+  check(InRange("grpc-memory-bytes", grpc_memory_bytes, 16u << 20, uint64_t{1} << 50));
+  check(InRange("max-batch", max_batch, 1, 1024));
   if (!core::EngineFromName(engine)) {
-    return absl::InvalidArgumentError(absl::StrCat("--engine is '", engine, "', expected auto, onednn or fused"));
+    check(absl::InvalidArgumentError(absl::StrCat("--engine is '", engine, "', expected auto, onednn or fused")));
   }
-  LSTM_RETURN_IF_ERROR(InRange("drain-seconds", drain_seconds, 0, 86'400));
+  check(InRange("drain-seconds", drain_seconds, 0, 86'400));
   const char* const levels[] = {"trace", "debug", "info", "warning", "error", "off"};
   if (std::find(std::begin(levels), std::end(levels), log_level) == std::end(levels)) {
-    return absl::InvalidArgumentError("--log-level is none of trace, debug, info, warning, error and off");
+    check(absl::InvalidArgumentError("--log-level is none of trace, debug, info, warning, error and off"));
   }
-  return absl::OkStatus();
+  if (log_format != "text" && log_format != "json") check(absl::InvalidArgumentError("--log-format is neither text nor json"));
+  return faults;
 }
 
 absl::Status ReadConfig(const std::string& text, ServerOptions& o) {
@@ -219,6 +234,7 @@ absl::Status ReadConfig(const std::string& text, ServerOptions& o) {
   LSTM_TAKE(tls_client_ca);
   LSTM_TAKE(token_file);
   LSTM_TAKE(log_level);
+  LSTM_TAKE(log_format);
 #undef LSTM_TAKE
   return absl::OkStatus();
 }

@@ -49,11 +49,15 @@ struct ServerOptions {
   std::string tls_cert, tls_key, tls_client_ca;  // files
   std::string token_file;  // empty: callers need no token
   std::string log_level = "info";
+  std::string log_format = "text";
   std::string new_token;  // print a token for a caller of this name, serve nothing
   bool probe = false;  // ask the server that these settings describe, serve nothing
+  bool check_config = false;  // check them and what they name, serve nothing
 
   // INVALID_ARGUMENT names the option, what was expected and what came.
   absl::Status Validate() const;
+  // All that Validate would say, one after the other.
+  std::vector<absl::Status> Faults() const;
   // HTTP can not ask for certificates: where gRPC does, it is served on request alone.
   bool ServesHttp() const { return !http_listen.empty() && (tls_client_ca.empty() || http_anonymous); }
   // True where every address is of this machine alone.

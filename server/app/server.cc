@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "server/app/server.h"
 
+#include <grpc/support/log.h>
 #include <pthread.h>
-#include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 #include <sys/resource.h>
 
@@ -14,12 +14,14 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "core/base/engine.h"
 #include "core/base/status_macros.h"
 #include "server/app/caller_file.h"
 #include "server/app/file_watch.h"
+#include "server/app/load_models.h"
 #include "server/app/model_thread.h"
+#include "server/app/notify.h"
 #include "server/http/rest_server.h"
+#include "server/log/log.h"
 #include "server/metrics/exposer.h"
 #include "server/models/model_keeper.h"
 #include "server/rpc/grpc_server.h"
@@ -53,6 +55,12 @@ GrpcServer::Options ToServer(const ServerOptions& o) {
   return out;
 }
 
+// What gRPC has to tell, in lines like ours.
+void OfGrpc(gpr_log_func_args* said) {
+  const LogLevel level = said->severity == GPR_LOG_SEVERITY_ERROR ? LogLevel::kWarning : LogLevel::kDebug;
+  LogEvent(level, said->message, {{"grpc_file", said->file}, {"grpc_line", said->line}});
+}
+
 // A fault while a turn is computed is noted for that session before the process dies as it would have.
 void OnFault(int signal) {
   Shard::NoteCrash(signal);
@@ -72,17 +80,6 @@ void RaiseDescriptorLimit() {
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
   limit.rlim_cur = limit.rlim_max;
   setrlimit(RLIMIT_NOFILE, &limit);
-}
-
-absl::StatusOr<std::unique_ptr<ModelKeeper>> LoadModels(const ServerOptions& options) {
-  LSTM_ASSIGN_OR_RETURN(VersionPolicies policies, ParseVersionPolicies(options.version_policy));
-  auto keeper = std::make_unique<ModelKeeper>(ModelKeeper::Options{.directory = options.models, .max_batch = static_cast<int>(options.max_batch),
-                                                                   .engine = core::EngineFromName(options.engine).value_or(core::Engine::kAuto), .policies = std::move(policies), .max_live_versions = options.max_live_versions});
-  ModelKeeper::Notes notes;
-  LSTM_RETURN_IF_ERROR(keeper->LoadAtStart(notes));
-  LogNotes(notes);
-  if (keeper->repository()->open().empty()) return absl::NotFoundError(absl::StrCat("no model could be loaded from '", options.models, "'"));
-  return keeper;
 }
 
 absl::StatusOr<std::unique_ptr<SessionStore>> OpenStore(const ServerOptions& options) {
@@ -159,7 +156,10 @@ absl::Status Serve(const ServerOptions& options, const sigset_t& signals) {
   LSTM_ASSIGN_OR_RETURN(const std::unique_ptr<CallerFile> caller_file, CallerFile::Open(options.token_file));
   if (caller_file != nullptr) server_options.callers = caller_file->callers();
   const auto begin = std::chrono::steady_clock::now();
-  LSTM_ASSIGN_OR_RETURN(const auto keeper, LoadModels(options));
+  ModelKeeper::Notes loaded;
+  auto first_look = LoadModels(options, loaded);
+  LogNotes(loaded);  // also where none could be opened: they say why
+  LSTM_ASSIGN_OR_RETURN(const auto keeper, std::move(first_look));
   const std::shared_ptr<const ModelRepository> models = keeper->repository();
   server_options.load_marked = [&](const std::vector<ModelMark>& marks) {
     ModelKeeper::Notes notes;
@@ -187,10 +187,10 @@ absl::Status Serve(const ServerOptions& options, const sigset_t& signals) {
   model_thread.Start([&server](const ServedModelPtr& model) { server->Forget(model); });
 
   std::unique_ptr<Exposer> exposer;
-  const MetricSources sources{.shards = server->counters(), .budget = &server->budget(), .models = models, .callers = &server->callers(), .not_recovered = server->recovered().failures.size()};
+  const MetricSources sources{.shards = server->counters(), .budget = &server->budget(), .models = models, .callers = &server->callers(), .serving = [&server] { return server->serving(); }, .not_recovered = server->recovered().failures.size()};
   LatePort metrics(!options.metrics_listen.empty(), "metrics", "metrics-listen", [&]() -> absl::StatusOr<std::string> {
     LSTM_ASSIGN_OR_RETURN(exposer, Exposer::Start(options.metrics_listen, sources));
-    return options.metrics_listen + "/metrics";
+    return absl::StrCat(options.metrics_listen.substr(0, options.metrics_listen.rfind(':')), ":", exposer->port(), "/metrics");
   });
   RestServer::Options rest_options;
   rest_options.listen = options.http_listen;
@@ -202,15 +202,19 @@ absl::Status Serve(const ServerOptions& options, const sigset_t& signals) {
   });
   if (!options.http_listen.empty() && !options.ServesHttp()) spdlog::info("no HTTP: --tls-client-ca demands certificates, which it knows not; --http-anonymous serves it all the same");
 
+  NotifyManager("READY=1");
+  const bool watched = WatchdogWanted();
   int signal = 0;
   while (signal == 0 || signal == SIGHUP) {
     metrics.Try();
     http.Try();
-    signal = NextSignal(signals, metrics.wanted() || http.wanted() || caller_file != nullptr || tls != nullptr);
+    if (watched && server->serving()) NotifyManager("WATCHDOG=1");
+    signal = NextSignal(signals, watched || metrics.wanted() || http.wanted() || caller_file != nullptr || tls != nullptr);
     if (signal == SIGHUP) model_thread.LookNow();
     if (caller_file != nullptr) caller_file->Look(signal == SIGHUP);
     if (tls != nullptr && (tls_watch.Changed() || signal == SIGHUP)) ReadAgain(*tls);
   }
+  NotifyManager("STOPPING=1");
   model_thread.Stop();
   spdlog::info("{}: draining, {} sessions are open, streams get {} s to end", strsignal(signal), server->budget().sessions(),
                options.drain_seconds);
@@ -229,9 +233,8 @@ absl::Status Serve(const ServerOptions& options, const sigset_t& signals) {
 }  // namespace
 
 int RunServer(const ServerOptions& options) {
-  spdlog::set_default_logger(spdlog::stderr_color_mt("server"));
-  spdlog::set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %^%l%$ %v");
-  spdlog::set_level(spdlog::level::from_str(options.log_level));
+  SetUpLog(options.log_format == "json" ? LogFormat::kJson : LogFormat::kText, options.log_level);
+  gpr_set_log_function(OfGrpc);
   signal(SIGPIPE, SIG_IGN);
   signal(SIGXFSZ, SIG_IGN);  // a limit on file sizes is a full disk, which refuses a session and ends none
   // Blocked before any thread starts, so that sigwait alone gets them.
@@ -245,6 +248,7 @@ int RunServer(const ServerOptions& options) {
   CatchFaults();
   const absl::Status served = Serve(options, signals);
   if (!served.ok()) spdlog::critical("{}", std::string(served.message()));
+  gpr_set_log_function(nullptr);  // its threads may outlive the logger
   return served.ok() ? 0 : 1;
 }
 

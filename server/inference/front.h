@@ -38,7 +38,7 @@ class InferenceFront {
   void Cancel(const InferJobPtr& job);
 
   void ServerMetadata(inference::ServerMetadataResponse* response) const;
-  bool ready() const { return !draining_.load(std::memory_order_relaxed) && !services_.models->open().empty(); }
+  bool ready() const { return serving_.load(std::memory_order_relaxed) && !draining_.load(std::memory_order_relaxed) && !services_.models->open().empty(); }
   // NOT_FOUND names what there is.
   absl::Status ModelReady(const std::string& name, const std::string& version) const;
   absl::Status ModelMetadata(const std::string& name, const std::string& version, inference::ModelMetadataResponse* response) const;
@@ -51,6 +51,8 @@ class InferenceFront {
   void LoadModel(const inference::RepositoryModelLoadRequest& request, bool by_admin, ModelAdmin::Done done);
   void UnloadModel(const inference::RepositoryModelUnloadRequest& request, bool by_admin, ModelAdmin::Done done);
 
+  // What the server's health is: where steps do not go through it is not ready either.
+  void SetServing(bool serving) { serving_.store(serving, std::memory_order_relaxed); }
   // From now on the server is not ready.
   void Drain() { draining_.store(true, std::memory_order_relaxed); }
 
@@ -61,7 +63,7 @@ class InferenceFront {
   const Options options_;
   const ShardServices services_;
   std::vector<std::unique_ptr<Sequences>> sequences_;
-  std::atomic<bool> draining_{false};
+  std::atomic<bool> draining_{false}, serving_{true};
   std::atomic<size_t> next_whole_{0};
 };
 

@@ -122,6 +122,8 @@ std::vector<MetricFamily> Families(const MetricSources& sources) {
   const auto counter = [&](const char* name, const char* help, double value) { out.push_back(Single(name, help, MetricType::Counter, value)); };
   out.push_back({"lstm_build_info", "Always 1", MetricType::Gauge, {Metric(MetricType::Gauge, 1, {{"version", LSTM_VERSION}})}});
 
+  if (sources.serving) gauge("lstm_serving", "1 where a step went through every shard within the last second, as gRPC's health says it", sources.serving() ? 1 : 0);
+
   const double live = sums.Of(&ShardCounters::sessions), attached = sums.Of(&ShardCounters::attached);
   gauge("lstm_sessions_live", "Sessions in memory", live);
   gauge("lstm_sessions_idle", "Of the live ones, those that no stream holds", live > attached ? live - attached : 0);

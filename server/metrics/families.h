@@ -3,6 +3,7 @@
 
 #include <prometheus/metric_family.h>
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -19,6 +20,7 @@ struct MetricSources {
   const MemoryBudget* budget = nullptr;
   std::shared_ptr<const ModelRepository> models;
   const Callers* callers = nullptr;
+  std::function<bool()> serving;  // empty: not known
   uint64_t not_recovered = 0;  // sessions that the start could not take over
 };
 

@@ -18,6 +18,7 @@
 #include <cstring>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "core/base/status_macros.h"
@@ -92,6 +93,36 @@ bool Acceptor::IsLocal(const std::string& address) {
   if (!Split(address, host, port)) return false;
   in_addr four{};  // a name may begin with 127 too
   return host == "localhost" || host == "::1" || (inet_pton(AF_INET, host.c_str(), &four) == 1 && ntohl(four.s_addr) >> 24 == 127);
+}
+
+absl::Status Acceptor::Check(const std::string& address) {
+  std::string host, port;
+  if (absl::StartsWith(address, "unix:")) {
+    const std::string path = address.substr(5);
+    sockaddr_un where{};
+    if (path.empty() || path.size() >= sizeof(where.sun_path)) {
+      return absl::InvalidArgumentError(absl::StrCat(address, ": the path must have 1 to ", sizeof(where.sun_path) - 1, " bytes"));
+    }
+    struct stat info;
+    if (lstat(path.c_str(), &info) == 0 && !S_ISSOCK(info.st_mode)) return CannotListen(address, "what is there is no socket");
+    const size_t slash = path.rfind('/');
+    const std::string directory = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+    return access(directory.c_str(), W_OK | X_OK) == 0 ? absl::OkStatus() : CannotListen(address, std::strerror(errno));
+  }
+  uint32_t number = 0;
+  if (!Split(address, host, port) || !absl::SimpleAtoi(port, &number) || number > 65535) {
+    return absl::InvalidArgumentError(absl::StrCat("'", address, "' is no address, expected HOST:PORT or unix:PATH"));
+  }
+  addrinfo hints{}, *found = nullptr;
+  hints.ai_socktype = SOCK_STREAM;
+  hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
+  // With any free port: the one that is meant may be that of a server which runs.
+  if (const int error = getaddrinfo(host.c_str(), "0", &hints, &found); error != 0) return CannotListen(address, gai_strerror(error));
+  const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> guard(found, freeaddrinfo);
+  const int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  const int error = fd < 0 || bind(fd, found->ai_addr, found->ai_addrlen) != 0 ? errno : 0;
+  if (fd >= 0) close(fd);
+  return error == 0 ? absl::OkStatus() : CannotListen(address, std::strerror(error));
 }
 
 absl::Status Acceptor::BindUnix(const std::string& path) {

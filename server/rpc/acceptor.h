@@ -34,6 +34,10 @@ class Acceptor {
   // True for unix sockets and addresses of this machine alone.
   static bool IsLocal(const std::string& address);
 
+  // Whether Bind could have the address, but for what is listened on: it can be understood, is of this machine, and a socket's
+  // path can be made. Nothing is listened on. Errors as of Bind.
+  static absl::Status Check(const std::string& address);
+
   // Before the server is built; then, once it is started, Start.
   void Register(grpc::ServerBuilder& builder, const std::shared_ptr<grpc::ServerCredentials>& credentials);
   void Start();

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "server/log/log.h"
 #include "server/rpc/caller.h"
 #include "server/rpc/load_spread.h"
 #include "server/rpc/shard_loop.h"
@@ -51,6 +52,7 @@ class BidiCall : public LoopCall {
   // Ends the call where its client takes no answers, is not to be served any more, or has had no session for too long.
   void Check(uint64_t now_us) override {
     if (writing_ && now_us - write_began_us_ > loop_->options().stalled_write_s * kMicros) {
+      stalled_ = true;
       context_.TryCancel();  // the write comes back as failed
     }
     if (caller_.withdrawn()) FinishAfterAnswers({grpc::StatusCode::UNAUTHENTICATED, "the token was withdrawn; ask the operator of the server for another"});
@@ -112,6 +114,7 @@ class BidiCall : public LoopCall {
   ShardLoop* loop() const { return loop_; }
   const grpc::ServerContext& context() const { return context_; }
   const Caller& caller() const { return caller_; }
+  const TraceContext& trace() const { return trace_; }
   bool ending() const { return finishing_ || last_.has_value(); }
 
  private:
@@ -137,7 +140,9 @@ class BidiCall : public LoopCall {
     if (!caller.ok()) return Refuse(ToGrpc(caller.status()));
     caller_ = *std::move(caller);
     loop_->Add(this);
-    last_message_us_ = loop_->now_us();
+    last_message_us_ = began_us_ = loop_->now_us();
+    trace_ = TraceOf(context_.client_metadata());
+    Log(LogLevel::kDebug, "stream began", grpc::Status::OK);
     Attach();
     spread_->Opened(loop_->index());  // may arm the next call
     ++pending_;
@@ -198,9 +203,17 @@ class BidiCall : public LoopCall {
 
   void Finish(const grpc::Status& status) {
     if (std::exchange(finishing_, true)) return;
+    if (stalled_) Log(LogLevel::kWarning, "stream cut: its client takes no answers", status);
+    else Log(status.ok() || status.error_code() == grpc::StatusCode::CANCELLED ? LogLevel::kDebug : LogLevel::kInfo, "stream ended", status);
     Detach();
     ++pending_;
     stream_.Finish(status, &finished_);
+  }
+
+  void Log(LogLevel level, const char* what, const grpc::Status& status) const {
+    if (!Logs(level)) return;
+    LogEvent(level, what, {{"trace_id", trace_.trace_id()}, {"parent_id", trace_.parent_id()}, {"peer", context_.peer()}, {"of", Request::descriptor()->full_name()},
+                           {"shard", loop_->index()}, {"open_ms", (loop_->now_us() - began_us_) / 1000}, {"code", static_cast<int>(status.error_code())}, {"why", status.error_message()}});
   }
 
   void OnFinished(bool) {
@@ -237,7 +250,9 @@ class BidiCall : public LoopCall {
   bool half_closed_ = false;      // no more messages will come
   bool broken_ = false;           // no more answers can go
   bool refused_ = false;          // it never was attached
-  uint64_t write_began_us_ = 0, last_message_us_ = 0;
+  bool stalled_ = false;          // its client takes no answers
+  uint64_t began_us_ = 0, write_began_us_ = 0, last_message_us_ = 0;
+  TraceContext trace_;
 };
 
 }  // namespace lstm::server

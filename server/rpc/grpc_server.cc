@@ -19,6 +19,7 @@
 #include "core/base/status_macros.h"
 #include "server/rpc/acceptor.h"
 #include "server/rpc/clock.h"
+#include "server/rpc/health_canary.h"
 #include "server/rpc/inference_calls.h"
 #include "server/rpc/load_spread.h"
 #include "server/rpc/stream_call.h"
@@ -31,6 +32,8 @@ namespace {
 constexpr int kKeepaliveMs = 30'000;
 constexpr int kKeepaliveTimeoutMs = 10'000;
 constexpr int kClientPingsNoSoonerMs = 10'000;
+// The whole server, and its services by name, as gRPC's health has it.
+constexpr const char* kHealthNames[] = {"", "lstm.v1.Prediction", "inference.GRPCInferenceService"};
 
 void FillRandom(uint8_t* out, size_t n) {
   // Without randomness ids and tokens could be guessed: nothing may go on.
@@ -134,6 +137,18 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const Options& opt
       ArmInferenceCalls(raw->CallsOf(loop->index()));
     });
   }
+  self->canary_ = std::make_unique<HealthCanary>(
+      options.shards,
+      [raw](size_t i, std::function<void(bool)> done) {
+        ShardLoop* loop = raw->loops_[i].get();
+        loop->Post([loop, done = std::move(done)] { loop->shard().Canary(done); });
+      },
+      [raw](bool serving) {
+        raw->inference_->SetServing(serving);
+        for (const char* service : kHealthNames) raw->server_->GetHealthCheckService()->SetServingStatus(service, serving);
+      });
+  for (const char* service : kHealthNames) self->server_->GetHealthCheckService()->SetServingStatus(service, false);
+  self->canary_->Start();  // so that who connects finds it serving
   self->spread_->Start();
   self->inference_spread_->Start();
   self->acceptor_->Start();
@@ -180,6 +195,8 @@ void GrpcServer::Forget(const ServedModelPtr& model) {
   }
 }
 
+bool GrpcServer::serving() const { return canary_->serving(); }
+
 std::vector<const ShardCounters*> GrpcServer::counters() const {
   std::vector<const ShardCounters*> out;
   for (const auto& loop : loops_) out.push_back(&loop->shard().counters());
@@ -190,7 +207,7 @@ const std::vector<std::string>& GrpcServer::addresses() const { return acceptor_
 
 bool GrpcServer::Drain(uint32_t deadline_ms) {
   const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(deadline_ms);
-  server_->GetHealthCheckService()->SetServingStatus(false);
+  canary_->Close();
   inference_->Drain();
   acceptor_->Stop();
   for (const auto& loop : loops_) {
@@ -202,6 +219,7 @@ bool GrpcServer::Drain(uint32_t deadline_ms) {
 
 void GrpcServer::Stop() {
   if (!server_) return;
+  canary_->Close();
   acceptor_->Stop();
   // In this order: the server, whose cancelled calls come back through the queues; then the queues.
   server_->Shutdown(std::chrono::system_clock::now());

@@ -21,6 +21,7 @@ class Server;
 namespace lstm::server {
 
 class Acceptor;
+class HealthCanary;
 class LoadSpread;
 struct InferenceCalls;
 
@@ -77,6 +78,8 @@ class GrpcServer : private ShardPeers {
   InferenceFront& inference() { return *inference_; }
   const Callers& callers() const { return *callers_; }
   const Recovered& recovered() const { return recovered_; }
+  // As gRPC's health says it. Thread-safe.
+  bool serving() const;
   // Of each shard, to be read on any thread while the server lives.
   std::vector<const ShardCounters*> counters() const;
 
@@ -99,6 +102,7 @@ class GrpcServer : private ShardPeers {
   std::unique_ptr<v1::Prediction::AsyncService> service_;
   std::unique_ptr<inference::GRPCInferenceService::AsyncService> inference_service_;
   std::vector<std::unique_ptr<ShardLoop>> loops_;
+  std::unique_ptr<HealthCanary> canary_;
   std::unique_ptr<InferenceFront> inference_;  // its sequences are on streams of the shards
   std::unique_ptr<grpc::Server> server_;
 };

@@ -12,7 +12,10 @@ void StreamCall::Arm(ShardLoop* loop, v1::Prediction::AsyncService* service) {
 StreamCall::StreamCall(ShardLoop* loop, v1::Prediction::AsyncService* service)
     : BidiCall(loop, &loop->spread(), service, &v1::Prediction::AsyncService::RequestStream), service_(service) {}
 
-void StreamCall::Attach() { shard_stream_ = loop()->shard().Attach(this, caller().principal); }
+void StreamCall::Attach() {
+  shard_stream_ = loop()->shard().Attach(this, caller().principal);
+  shard_stream_->SetTrace(trace());
+}
 
 void StreamCall::Detach() { loop()->shard().Detach(std::exchange(shard_stream_, nullptr)); }
 

@@ -9,6 +9,7 @@
 #include <string>
 #include <utility>
 
+#include "server/log/log.h"
 #include "server/rpc/caller.h"
 #include "server/rpc/shard_loop.h"
 #include "server/rpc/status_mapping.h"
@@ -47,6 +48,7 @@ class UnaryCall {
   // Once, on the loop's thread.
   void Finish(const absl::Status& status) {
     on_cancel_ = nullptr;
+    if (!status.ok()) Log(status);
     ++pending_;
     if (status.ok()) {
       responder_.Finish(response_, grpc::Status::OK, &finished_);
@@ -78,6 +80,15 @@ class UnaryCall {
       caller_ = *std::move(caller);
     }
     handler_(this);
+  }
+  // What is the server's fault is an error of ours; other refusals are between the client and what it asked for.
+  void Log(const absl::Status& status) const {
+    const bool ours = absl::IsInternal(status) || absl::IsUnknown(status) || absl::IsDataLoss(status);
+    const LogLevel level = ours ? LogLevel::kError : LogLevel::kDebug;
+    if (!Logs(level)) return;
+    const TraceContext trace = TraceOf(context_.client_metadata());
+    LogEvent(level, "call refused", {{"trace_id", trace.trace_id()}, {"parent_id", trace.parent_id()}, {"peer", context_.peer()}, {"of", Request::descriptor()->full_name()},
+                                     {"shard", around_.loop->index()}, {"code", static_cast<int>(status.code())}, {"why", std::string_view(status.message().data(), status.message().size())}});
   }
   void OnDone(bool) {
     if (context_.IsCancelled() && on_cancel_) std::exchange(on_cancel_, nullptr)();

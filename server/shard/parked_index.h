@@ -20,7 +20,8 @@ struct Parked {
   uint32_t expires_s = 0;  // of the shard's clock
   uint32_t lane = 0;
   uint16_t model = 0;      // in the shard's list of models; 0: not known, or not loaded
-  bool host = false;
+  uint16_t host : 1 = 0;
+  uint16_t owner : 15 = 0;  // in the shard's ParkedOwners; 0: not known before its record is read
 };
 static_assert(sizeof(Parked) == 24, "a million of them");
 

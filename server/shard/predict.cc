@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
+#include "server/log/log.h"
 #include "server/shard/tensor_codec.h"
 
 namespace lstm::server {
@@ -129,7 +130,10 @@ void Shard::ForgetPredict(const v1::PredictResponse* response) {
 
 void Shard::FinishPredict(TurnRecord* record) {
   PredictCall* call = record->predict;
-  if (!record->status.ok() && !absl::IsInvalidArgument(record->status)) counters_.kernel_failures.Add();
+  if (!record->status.ok() && !absl::IsInvalidArgument(record->status)) {
+    counters_.kernel_failures.Add();
+    LogEvent(LogLevel::kError, "computing failed: a whole sequence is not answered", {{"model", call->model->name}, {"version", call->model->version}, {"shard", index_}, {"why", record->status.ToString()}});
+  }
   if (record->status.ok() && call->run) {
     call->run->Take(*record);
     if (call->run->Next(*record)) return engine_.Add(record);

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/log/log.h"
 #include "server/session/expiry.h"
 #include "server/shard/predict.h"
 #include "server/shard/reject.h"
@@ -230,11 +231,19 @@ void Shard::EndSession(Session* session, v1::Reason reason, const std::string& w
 
 void Shard::SetAside(Session* session, v1::Reason reason, const std::string& why) {
   const SessionDirectory::Absent absent{reason, why};
+  LogFault("session set aside: it is damaged, and what is stored of it is kept", *session, why);
   Tell(session, reason, why);
   const std::vector<Session::AfterSync> waiting = Part(session);
   counters_.set_aside.Add();
   table_.SetAside(session, absent);
   for (const Session::AfterSync& tell : waiting) tell(&absent);
+}
+
+void Shard::LogFault(const char* what, const Session& session, std::string_view why) const {
+  const TraceContext none;
+  const TraceContext& trace = session.stream != nullptr ? session.stream->trace_ : none;
+  LogEvent(LogLevel::kError, what, {{"trace_id", trace.trace_id()}, {"parent_id", trace.parent_id()}, {"session", LogId(session.id)}, {"model", session.model->name},
+                                    {"version", session.model->version}, {"shard", index_}, {"turn", session.machine.applied() + 1}, {"why", why}});
 }
 
 void Shard::RunTimers() {
@@ -305,9 +314,9 @@ uint64_t Shard::List(const std::string& model, size_t most, std::vector<v1::Sess
     if (owner && session->principal != *owner) continue;
     if (model.empty() || session->model->name == model) take([&, s = session.get()] { return InfoOf(*s); });
   }
-  if (owner) return total;
   // There may be a million of them.
   parked_.ForEach([&](const SessionId& id, const Parked& parked) {
+    if (owner && !owners_.Is(parked.owner, *owner)) return;
     if (model.empty() || (parked.model != 0 && models_[parked.model].model->name == model)) take([&] { return InfoOf(id, parked); });
   });
   return total;
@@ -321,12 +330,14 @@ absl::StatusOr<v1::SessionInfo> Shard::Get(const SessionId& id) const {
 }
 
 void Shard::CheckOwner(const SessionId& id, const std::string& owner, const Done& done) {
+  const auto answer = [&](bool theirs) { done(theirs ? absl::OkStatus() : absl::NotFoundError(SessionDirectory::kUnknown)); };
+  if (const Parked* parked = parked_.Find(id); parked != nullptr && parked->owner != ParkedOwners::kUnknown) return answer(owners_.Is(parked->owner, owner));
   if (parked_.Find(id) != nullptr) {
     return Unpark(id, [=, this](const auto* gone) { gone != nullptr ? done(absl::UnavailableError(gone->why)) : CheckOwner(id, owner, done); });
   }
   const Session* session = table_.Find(id);
   if (session == nullptr) return done(Get(id).status());
-  done(session->principal == owner ? absl::OkStatus() : absl::NotFoundError(SessionDirectory::kUnknown));
+  answer(session->principal == owner);
 }
 
 void Shard::CloseByOperator(const SessionId& id, uint64_t* applied, const Done& done) {

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <unordered_set>
 #include <utility>
@@ -16,8 +17,10 @@
 #include "core/engine/batch_engine.h"
 #include "lstm/v1/prediction.pb.h"
 #include "lstm/v1/session.pb.h"
+#include "server/log/trace_context.h"
 #include "server/models/model_repository.h"
 #include "server/shard/parked_index.h"
+#include "server/shard/parked_owners.h"
 #include "server/shard/session.h"
 #include "server/shard/shard_counters.h"
 
@@ -39,6 +42,8 @@ class Stream {
   // No turn waits and no lane is opening or closing: nothing more will be answered without another message.
   bool quiet() const { return outstanding_ == 0 && pending_ == 0; }
   size_t lanes() const { return lanes_.size(); }
+  // For lines of the log about its sessions.
+  void SetTrace(const TraceContext& trace) { trace_ = trace; }
 
  private:
   friend class Shard;
@@ -51,6 +56,7 @@ class Stream {
   uint64_t key_ = 0;
   std::string principal_;
   std::shared_ptr<Account> account_;  // null: without limits
+  TraceContext trace_;
   std::unordered_map<uint32_t, Lane> lanes_;
   size_t backlog_bytes_ = 0;
   size_t outstanding_ = 0;  // turns that wait
@@ -110,9 +116,12 @@ class Shard {
   // Gives a cancelled Predict up: `done` will not be called.
   void ForgetPredict(const v1::PredictResponse* response);
 
+  // A step of no session, which is not counted; one at a time. `done` is called once, from Work or at once.
+  void Canary(std::function<void(bool computed)> done);
+
   // For an operator. NOT_FOUND where the session is not here; with the reason where it was.
-  // List: appends at most `most`, and gives how many there are. With `owner`: of this principal, and of those in memory, for
-  // whose a parked one is, only its record says.
+  // List: appends at most `most`, and gives how many there are. With `owner`: of this principal alone; whose those are
+  // that were parked by an earlier process, only their records say, and they are left out.
   uint64_t List(const std::string& model, size_t most, std::vector<v1::SessionInfo>* out, const std::optional<std::string>& owner = {}) const;
   absl::StatusOr<v1::SessionInfo> Get(const SessionId& id) const;
 
@@ -120,7 +129,8 @@ class Shard {
   // Import is in this shard. NOT_FOUND: not here, or not theirs; FAILED_PRECONDITION: it stands elsewhere than at_seq. `done`
   // is called once, on any thread; `request` and `response` stay where they are until then.
   using Done = std::function<void(const absl::Status&)>;
-  // OK where the session is the owner's; NOT_FOUND as if it were not there where it is somebody else's. A parked one comes back for it.
+  // OK where the session is the owner's; NOT_FOUND as if it were not there where it is somebody else's. Where only its record
+  // says whose a parked one is, it comes back for that.
   void CheckOwner(const SessionId& id, const std::string& owner, const Done& done);
   void CloseByOperator(const SessionId& id, uint64_t* applied, const Done& done);  // for an operator, who needs no token
   void Fork(const v1::ForkSessionRequest& request, const std::string& principal, v1::ForkSessionResponse* response, Done done);
@@ -169,6 +179,7 @@ class Shard {
   void Tell(Session* session, v1::Reason reason, const std::string& message);  // Ended, where a stream holds it
   void Tell(Stream* stream, uint32_t lane, v1::Reason reason, const std::string& message);
   v1::SessionInfo InfoOf(const Session& session) const;
+  void LogFault(const char* what, const Session& session, std::string_view why) const;
 
   // shard_open.cc: making sessions
   struct Wanted;
@@ -216,6 +227,7 @@ class Shard {
   void PredictSequence(const v1::PredictRequest& request, v1::PredictResponse* response, std::unique_ptr<PredictCall> call, PredictDone done, Account* account);
   absl::Status ChargeSteps(Account* account, uint64_t steps);
   void FinishPredict(TurnRecord* record);
+  void FinishCanary();  // shard_canary.cc
 
   // shard_records.cc: what a turn is computed from and into
   TurnRecordPtr TakeRecord();
@@ -273,7 +285,9 @@ class Shard {
   // State rows to compute into, by length in floats; wiped when given back.
   std::unordered_map<size_t, std::vector<core::AlignedBuffer<float>>> spare_rows_;
   std::unordered_map<const v1::PredictResponse*, std::unique_ptr<PredictCall>> predicts_;
+  std::unique_ptr<PredictCall> canary_;  // null: none is under way
   ParkedIndex parked_;
+  ParkedOwners owners_;
   struct HeldModel {
     ServedModelPtr model;  // null: a free place
     size_t sessions = 0;

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/fail_point.h"
 #include "core/base/status_macros.h"
+#include "server/log/log.h"
 #include "server/session/expiry.h"
 #include "server/session/mutant.h"
 #include "server/shard/reject.h"
@@ -92,8 +93,9 @@ void Shard::OnAppended(const SessionId& id, uint64_t serial, uint64_t acked, con
 void Shard::Leave(Session* session, ParkedStore::Key key) {
   const SessionId id = session->id;
   Parked parked{.stream = 0, .key = key, .expires_s = static_cast<uint32_t>((session->last_used_us + session->ttl_us) / kMicros), .lane = session->lane,
-                .model = 0, .host = session->durability == v1::HOST};
+                .model = 0, .host = session->durability == v1::HOST, .owner = 0};
   parked.model = HoldModel(session->model);
+  parked.owner = owners_.Add(session->principal, session->account) & ParkedOwners::kMost;
   if (session->stream != nullptr) {
     parked.stream = session->stream->key_;
     session->stream->lanes_[session->lane] = {.session = nullptr, .parked = id, .waiting = {}};
@@ -121,6 +123,7 @@ uint16_t Shard::HoldModel(const ServedModelPtr& model) {
 }
 
 void Shard::RemoveParked(const SessionId& id) {
+  owners_.Remove(parked_.Find(id)->owner);
   HeldModel& held = models_[parked_.Find(id)->model];
   if (held.model != nullptr && --held.sessions == 0) held.model = nullptr;
   parked_.Remove(id);
@@ -271,7 +274,10 @@ void Shard::EndParked(const SessionId& id, v1::Reason reason, const std::string&
     stream->lanes_.erase(was.lane);
   }
   if (!keep) services_.parked->Remove(was.key);
-  if (keep && reason != v1::MODEL_RETIRED) counters_.set_aside.Add();
+  if (keep && reason != v1::MODEL_RETIRED) {
+    counters_.set_aside.Add();
+    LogEvent(LogLevel::kError, "parked session set aside: it is damaged, and its record is kept", {{"session", LogId(id)}, {"shard", index_}, {"why", why}});
+  }
   if (!keep) (reason == v1::EXPIRED ? counters_.expired : counters_.closed).Add();
   RemoveParked(id);
   services_.directory->Remove(id, std::nullopt, absent, keep);

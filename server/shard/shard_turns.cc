@@ -204,16 +204,20 @@ void Shard::Work() {
   const uint64_t until = now + options_.slice_us;
   finished_.clear();
   do {
-    const size_t rows = engine_.RunBatch(finished_);
+    const size_t all = engine_.RunBatch(finished_);
     const uint64_t after = services_.clock();
-    counters_.rows.Add(rows);
-    counters_.batch_us.Add(after - std::exchange(now, after));
+    const size_t rows = canary_ && canary_->record.done > 0 ? all - 1 : all;  // it ends with its one step
+    const uint64_t took = after - std::exchange(now, after);
+    if (rows > 0) {
+      counters_.rows.Add(rows);
+      counters_.batch_us.Add(took);
+    }
   } while (finished_.empty() && !engine_.idle() && now < until);
   for (core::Turn* turn : finished_) OnFinished(static_cast<TurnRecord*>(turn));
 }
 
 void Shard::OnFinished(TurnRecord* record) {
-  if (record->predict != nullptr) return FinishPredict(record);
+  if (record->predict != nullptr) return record->predict == canary_.get() ? FinishCanary() : FinishPredict(record);
   Session* session = record->session;
   record->finished_us = services_.clock();
   core::FailPoint("turn.computed");
@@ -223,7 +227,10 @@ void Shard::OnFinished(TurnRecord* record) {
     if (!session->syncing) Advance(session);
     return;
   }
-  if (!absl::IsInvalidArgument(record->status)) counters_.kernel_failures.Add();
+  if (!absl::IsInvalidArgument(record->status)) {
+    counters_.kernel_failures.Add();
+    LogFault("computing failed: the turn is refused, nothing of it was applied", *session, record->status.ToString());
+  }
   GiveScratch(record);
   refused_.clear();
   session->machine.Abort(absl::IsInvalidArgument(record->status) ? Refusal::kNonFinite : Refusal::kRetry, refused_);
@@ -301,6 +308,7 @@ void Shard::Replay(Session* session, uint64_t seq) {
     const size_t i = seq - session->first_record - 1;
     if (i >= session->records.size()) {  // a rule was broken
       counters_.lost_answers.Add();
+      LogFault("answer lost", *session, "an answer that was given is not kept");
       return RejectLane(session->stream, session->lane, seq, v1::LOST, "an answer that was given is not kept");
     }
     const TurnRecord& record = *session->records[i];
@@ -310,6 +318,7 @@ void Shard::Replay(Session* session, uint64_t seq) {
   const absl::StatusOr<std::span<const std::byte>> answer = session->slot->ReadAnswer(i);
   if (!answer.ok()) {
     counters_.lost_answers.Add();
+    LogFault("answer lost", *session, answer.status().ToString());
     return RejectLane(session->stream, session->lane, seq, v1::LOST, std::string(answer.status().message()));
   }
   const StoredAnswer& stored = session->slot->answer(i);

@@ -39,10 +39,11 @@ class ShardWorld : private server::ShardPeers {
     uint64_t seed = 1;
     server::Suspects* suspects = nullptr;
     server::ParkedStore* parked = nullptr;
+    const server::Callers* callers = nullptr;
   };
   ShardWorld(const Options& options, std::shared_ptr<const server::ModelRepository> models, server::SessionStore* store, const uint64_t* now_us)
       : budget_(options.max_sessions, options.max_bytes), random_(options.seed) {
-    services_ = {.models = std::move(models), .budget = &budget_, .directory = &directory_, .store = store, .parked = options.parked, .suspects = options.suspects, .peers = this,
+    services_ = {.models = std::move(models), .budget = &budget_, .directory = &directory_, .store = store, .parked = options.parked, .suspects = options.suspects, .callers = options.callers, .peers = this,
                                    .instance = {'t', 'e', 's', 't'}, .clock = [now_us] { return *now_us; },
                                    .unix_clock = [now_us] { return static_cast<int64_t>(*now_us); },
                                    .random = [this](uint8_t* out, size_t n) { while (n-- > 0) *out++ = static_cast<uint8_t>(random_()); }};

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import unittest
+import urllib.parse
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "client" / "python"))
@@ -40,7 +41,7 @@ class ThreatsTest(unittest.TestCase):
         self.models = pathlib.Path(folder.name, "private-place")
         shutil.copytree(ROOT / "models" / "repository", self.models, ignore=lambda _, names: {n for n in names if n == "shakespeare"})
         self.server = subprocess.Popen([os.environ["LSTM_SERVER"], "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--metrics-listen", "", "--models", self.models,
-                                        "--shards", "2", "--pin-shards", "false", "--allow-admin", "--grpc-memory-bytes", str(QUOTA)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+                                        "--shards", "2", "--pin-shards", "false", "--allow-admin", "--grpc-memory-bytes", str(QUOTA), "--log-level", "trace"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
         self.addCleanup(self.stop)
         for line in self.server.stderr:
             if found := re.search(r"listening on (\S+)", line):
@@ -48,10 +49,13 @@ class ThreatsTest(unittest.TestCase):
             if found := re.search(r"Open Inference Protocol on http://([0-9.]+):(\d+)/v2", line):
                 self.http = found[1], int(found[2])
                 break
-        self.reader = threading.Thread(target=self.server.stderr.read, daemon=True)
+        self.log = []
+        self.reader = threading.Thread(target=lambda: self.log.extend(self.server.stderr), daemon=True)
         self.reader.start()
 
     def stop(self):
+        if self.reader is None:
+            return
         alive = self.server.poll() is None
         self.server.kill()
         self.server.wait()
@@ -139,6 +143,36 @@ class ThreatsTest(unittest.TestCase):
             self.assertLess(self.peak() - before, QUOTA + 64 * MB)
         with self.honest():
             pass
+
+    def test_text_of_a_client_makes_no_line_of_the_log(self):
+        mark = "c4n4ry"
+        hostile = [mark, f"\n{mark} critical stopped", f"\x1b[31m{mark}\r", f"%s%n{{}}{mark}", f"{mark}{'x' * 100_000}", f"../{mark}", f"\u202e{mark}\u2028"]
+        with lstm.connect(self.address, token=mark) as client:
+            for name in hostile:
+                for attempt in (lambda: client.session(name).step([5]), lambda: client.model(name), lambda: client.predict(name, [5]), lambda: client.sessions(name),
+                                lambda: client.import_(name.encode()), lambda: client.close_session(name.encode()), lambda: client.session("french").text(name)):
+                    with contextlib.suppress(lstm.Error, AttributeError, ValueError):
+                        attempt()
+        for name in hostile[:4] + hostile[5:]:
+            quoted = urllib.parse.quote(name, safe="")
+            body = json.dumps({"id": name, "parameters": {"sequence_id": name, "sequence_start": True, name: name}, "inputs": [{"name": name, "datatype": name, "shape": [1], "data": [name]}]})
+            for method, path, data in (("GET", f"/v2/models/{quoted}", None), ("POST", f"/v2/models/{quoted}/infer", body), ("POST", "/v2/models/french/infer", body),
+                                       ("POST", f"/v2/repository/models/{quoted}/load", None), ("POST", f"/v2/repository/models/{quoted}/unload", None), ("GET", f"/{quoted}", None)):
+                connection = http.client.HTTPConnection(*self.http, timeout=60)
+                connection.request(method, path, data, {"User-Agent": mark, "Authorization": f"Bearer {mark}"})
+                self.assertGreaterEqual(connection.getresponse().status, 400, path)
+                connection.close()
+        self.server.terminate()
+        self.assertEqual(self.server.wait(), 0)
+        self.reader.join()
+        self.server.stderr.close()
+        self.reader = None
+        lines = "".join(self.log).splitlines(keepends=False)
+        self.assertIn("stopped", lines[-1])
+        for line in lines:  # what is for who looks closely has it, escaped: no line is another's
+            self.assertRegex(line, r"^[0-9T:.+-]+ (debug|info|warning) [ -~]*$")
+            if " debug " not in line:
+                self.assertNotIn(mark, line)
 
     def test_no_error_tells_a_path_or_an_address(self):
         """Of all that can be refused here, what is said to the caller."""

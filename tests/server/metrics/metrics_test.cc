@@ -52,7 +52,7 @@ class MetricsTest : public ServerTest {
     ASSERT_TRUE(started.ok()) << started.status();
     server_ = *std::move(started);
     client_ = Connect();
-    auto exposer = Exposer::Start("127.0.0.1:0", {.shards = server_->counters(), .budget = &server_->budget(), .models = Models(), .callers = &server_->callers(), .not_recovered = 0});
+    auto exposer = Exposer::Start("127.0.0.1:0", {.shards = server_->counters(), .budget = &server_->budget(), .models = Models(), .callers = &server_->callers(), .serving = [this] { return server_->serving(); }, .not_recovered = 0});
     ASSERT_TRUE(exposer.ok()) << exposer.status();
     exposer_ = *std::move(exposer);
   }
@@ -83,6 +83,7 @@ TEST_F(MetricsTest, KnownTrafficIsCounted) {
   Scrape();
   EXPECT_EQ(Value("lstm_sessions_live"), 0);
   EXPECT_EQ(Value("lstm_turns_total"), 0);
+  EXPECT_EQ(Value("lstm_serving"), 1);
   auto stream = *client_->OpenStream();
   auto a = Open(*stream), b = Open(*stream);
   for (int turn = 0; turn < 5; ++turn) ASSERT_TRUE(a->Step(Words({5, 9, 22})).ok());
@@ -183,7 +184,7 @@ TEST_F(MetricsTest, OtherPathsAndAddressesAreRefused) {
   }
   EXPECT_TRUE(Exposer::IsLocal("127.0.0.1:0") && Exposer::IsLocal("[::1]:8002") && Exposer::IsLocal("localhost:1"));
   EXPECT_FALSE(Exposer::IsLocal("0.0.0.0:8002") || Exposer::IsLocal("[::]:8002") || Exposer::IsLocal("10.0.0.1:8002"));
-  const auto twice = Exposer::Start("127.0.0.1:" + std::to_string(exposer_->port()), {.shards = server_->counters(), .budget = &server_->budget(), .models = Models(), .callers = &server_->callers(), .not_recovered = 0});
+  const auto twice = Exposer::Start("127.0.0.1:" + std::to_string(exposer_->port()), {.shards = server_->counters(), .budget = &server_->budget(), .models = Models(), .callers = &server_->callers(), .serving = {}, .not_recovered = 0});
   EXPECT_EQ(twice.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(twice.status().message()), HasSubstr("can not listen"));
 }

@@ -20,6 +20,7 @@ class ParkTest : public testing::SessionFixture {
     auto options = SessionFixture::Options(shards);
     options.shard.park_after_us = 60 * kSecond;
     options.max_sessions = max_sessions_;
+    options.callers = &callers_;
     return options;
   }
   void Wait(uint64_t seconds) {
@@ -46,7 +47,12 @@ class ParkTest : public testing::SessionFixture {
     std::copy(opened.session_id().begin(), opened.session_id().end(), id.begin());
     return id;
   }
+  void Become(const std::string& principal) {
+    world_->shard().Detach(streams_[0]);
+    streams_[0] = world_->shard().Attach(&sinks_[0], principal);
+  }
   uint64_t max_sessions_ = 100;
+  server::Callers callers_;  // everybody, unless a test says otherwise
   std::string first_;  // the answer to turn 1 of the session that was opened last
 };
 
@@ -176,6 +182,65 @@ TEST_F(ParkTest, AnOperatorSeesAndClosesIt) {
   EXPECT_EQ(applied, 1u);
   EXPECT_EQ(Take().ended().reason(), v1::CANCELLED_BY_OPERATOR);
   EXPECT_EQ(parked() + parked_.size() + world_->sessions(), 0u);
+}
+
+TEST_F(ParkTest, ItIsItsOwnersAndCountsForItsOwner) {
+  ASSERT_TRUE(callers_.Read("caller { name: 'a' certificate: 'a' limits { sessions: 2 } } caller { name: 'b' certificate: 'b' }").ok());
+  const std::string a = Callers::PrincipalOf("a"), b = Callers::PrincipalOf("b");
+  const auto account = callers_.AccountOf(a);
+  Become(a);
+  const v1::Opened one = OpenFor(3600, '1');
+  Become(a);
+  OpenFor(3600, '2');
+  Become(a);
+  Wait(61);
+  ASSERT_EQ(parked(), 2u);
+  EXPECT_EQ(account->sessions(), 2u) << "they are its sessions, wherever they are";
+  EXPECT_EQ(account->session_bytes(), 0u) << "but take no memory";
+  Send(OpenRequest('3', v1::PROCESS));
+  Settle();
+  const v1::Reject full = Take().reject();
+  EXPECT_EQ(full.reason(), v1::SESSIONS);
+  EXPECT_THAT(full.message(), ::testing::HasSubstr("'a' has its 2 sessions"));
+
+  std::vector<v1::SessionInfo> listed;
+  EXPECT_EQ(world_->shard().List("", SIZE_MAX, &listed, a), 2u);
+  EXPECT_EQ(world_->shard().List("", SIZE_MAX, &listed, b), 0u);
+  EXPECT_EQ(world_->shard().List("", SIZE_MAX, &listed), 2u);
+  const auto theirs = [&](const std::string& principal) {
+    absl::Status out = absl::UnknownError("");
+    world_->shard().CheckOwner(IdOf(one), principal, [&](const absl::Status& status) { out = status; });
+    Settle();
+    return out;
+  };
+  EXPECT_TRUE(theirs(a).ok());
+  EXPECT_TRUE(absl::IsNotFound(theirs(b)));
+  EXPECT_EQ(parked(), 2u) << "nobody had to look at them for it";
+
+  EXPECT_TRUE(Resumed(Resume(one, 1)).has_resumed());
+  EXPECT_EQ(parked(), 1u);
+  EXPECT_EQ(account->sessions(), 2u);
+  EXPECT_GT(account->session_bytes(), 0u);
+  v1::Request close;
+  close.mutable_close()->set_lane(1);
+  Send(close);
+  Settle();
+  EXPECT_TRUE(Take().has_closed());
+  EXPECT_EQ(account->sessions(), 1u);
+
+  Kill();  // whose they are is not known of what another process has parked, before somebody asks
+  EXPECT_EQ(world_->shard(0).List("", SIZE_MAX, &listed, a) + world_->shard(1).List("", SIZE_MAX, &listed, a), 0u);
+  EXPECT_EQ(parked(), 1u);
+  const size_t home = world_->shard(0).parked() == 1 ? 0 : 1;
+  listed.clear();
+  world_->shard(home).List("", SIZE_MAX, &listed);
+  SessionId id;
+  std::copy(listed[0].session_id().begin(), listed[0].session_id().end(), id.begin());
+  absl::Status asked;
+  world_->shard(home).CheckOwner(id, b, [&](const absl::Status& status) { asked = status; });
+  Settle();
+  EXPECT_TRUE(absl::IsNotFound(asked)) << asked;
+  EXPECT_EQ(world_->shard(home).List("", SIZE_MAX, &listed, a), 1u);
 }
 
 TEST_F(ParkTest, WhereTheLogIsFullItStaysInItsSlot) {
