@@ -64,7 +64,9 @@ bool ShardLoop::Post(std::function<void()> task) {
   if (wake_pending_) return true;
   wake_pending_ = true;
   alarm_ = std::make_unique<grpc::Alarm>();
-  alarm_->Set(queue_.get(), gpr_now(GPR_CLOCK_MONOTONIC), &wake_);
+  // A time that has passed: the event is queued from here. Now, which gRPC rounds up to a millisecond, would go through its thread
+  // of timers, which is late, and of which one did not come at all while the server was shutting down.
+  alarm_->Set(queue_.get(), gpr_time_0(GPR_CLOCK_MONOTONIC), &wake_);
   return true;
 }
 
