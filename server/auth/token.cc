@@ -5,10 +5,9 @@
 #include <openssl/rand.h>
 #include <openssl/sha.h>
 
-#include <algorithm>
+#include <charconv>
 #include <cstdlib>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 
@@ -35,11 +34,11 @@ std::string ToHex(const TokenHash& hash) { return absl::BytesToHexString({reinte
 
 std::optional<TokenHash> FromHex(std::string_view digits) {
   TokenHash hash;
-  if (digits.size() != 2 * hash.size() || !std::all_of(digits.begin(), digits.end(), [](char c) { return absl::ascii_isxdigit(static_cast<unsigned char>(c)); })) {
-    return std::nullopt;
+  if (digits.size() != 2 * hash.size()) return std::nullopt;
+  for (size_t i = 0; i < hash.size(); ++i) {
+    const char* const at = digits.data() + 2 * i;
+    if (std::from_chars(at, at + 2, hash[i], 16).ptr != at + 2) return std::nullopt;
   }
-  const std::string bytes = absl::HexStringToBytes({digits.data(), digits.size()});
-  std::copy(bytes.begin(), bytes.end(), hash.begin());
   return hash;
 }
 

@@ -12,6 +12,7 @@ cd "$work"
 /usr/bin/python3 -m venv --system-site-packages .venv
 PIP_NO_INDEX=1 .venv/bin/python -m pip install --quiet --no-build-isolation --no-deps ./source
 rm -rf source
+touch log  # the server, once it has begun, says where it listens
 "$server" --listen 127.0.0.1:0 --models "$models" 2>log &
 pid=$!
 address=
