@@ -65,7 +65,7 @@ bool ShardLoop::Post(std::function<void()> task) {
   wake_pending_ = true;
   alarm_ = std::make_unique<grpc::Alarm>();
   // A time that has passed: the event is queued from here. Now, which gRPC rounds up to a millisecond, would go through its thread
-  // of timers, which is late, and of which one did not come at all while the server was shutting down.
+  // of timers, which is late.
   alarm_->Set(queue_.get(), gpr_time_0(GPR_CLOCK_MONOTONIC), &wake_);
   return true;
 }

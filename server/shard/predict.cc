@@ -77,7 +77,6 @@ void Shard::Predict(const v1::PredictRequest& request, v1::PredictResponse* resp
   if (call->model->sequence) return PredictSequence(request, response, std::move(call), std::move(done), account.get());
   const absl::Status prepared = Prepare(request, options_.max_turn_answer_bytes, *call);
   if (!prepared.ok()) return done(prepared);
-  if (const absl::Status charged = ChargeSteps(account.get(), call->record.steps); !charged.ok()) return done(charged);
 
   const core::StepProgram& program = *call->model->program;
   TurnRecord& record = call->record;
@@ -85,6 +84,10 @@ void Shard::Predict(const v1::PredictRequest& request, v1::PredictResponse* resp
   const uint64_t charge = record.input.size() + answer_bytes + 3 * call->state.size() * sizeof(float);
   if (!budget_->TakeBytes(charge)) {
     return done(absl::ResourceExhaustedError("no memory for this sequence now; try again later"));
+  }
+  if (const absl::Status charged = ChargeSteps(account.get(), record.steps); !charged.ok()) {
+    budget_->GiveBytes(charge);
+    return done(charged);
   }
   record.charged_bytes = charge;
   record.predict = call.get();
@@ -105,8 +108,11 @@ void Shard::PredictSequence(const v1::PredictRequest& request, v1::PredictRespon
   uint64_t charge = 0;
   const absl::Status prepared = PrepareSequence(request, options_.max_turn_answer_bytes, *call, charge);
   if (!prepared.ok()) return done(prepared);
-  if (const absl::Status charged = ChargeSteps(account, call->record.steps); !charged.ok()) return done(charged);
   if (!budget_->TakeBytes(charge)) return done(absl::ResourceExhaustedError("no memory for this sequence now; try again later"));
+  if (const absl::Status charged = ChargeSteps(account, call->record.steps); !charged.ok()) {
+    budget_->GiveBytes(charge);
+    return done(charged);
+  }
   TurnRecord& record = call->record;
   call->steps = record.steps;
   record.charged_bytes = charge;

@@ -61,7 +61,7 @@ void Shard::OnStep(Stream* stream, const v1::Step& step) {
 
   record->answer_steps = session->last_step_only ? std::min(record->steps, 1u) : record->steps;
   const uint64_t answer_bytes = uint64_t{record->answer_steps} * session->answer_step_bytes;
-  record->charged_bytes = kTurnOverheadBytes + record->input.size() + answer_bytes;
+  const uint64_t charge = kTurnOverheadBytes + record->input.size() + answer_bytes;
   v1::Reason reason = v1::REASON_UNSPECIFIED;
   std::string message;
   uint32_t retry_after_ms = 0;
@@ -73,18 +73,22 @@ void Shard::OnStep(Stream* stream, const v1::Step& step) {
     message = absl::StrCat("the answer to ", record->steps, " steps has ", answer_bytes, " bytes, at most ", session->max_turn_answer_bytes,
                            " can be answered: steps may be at most ", session->max_turn_answer_bytes / session->answer_step_bytes);
     if (session->max_turn_answer_bytes < options_.max_turn_answer_bytes) absl::StrAppend(&message, "; answer_bytes in Open makes more room");
-  } else if (const uint64_t wait_us = stream->account_ != nullptr ? stream->account_->TakeSteps(record->steps, now) : 0; wait_us > 0) {
-    reason = v1::RATE;
-    message = std::string(stream->account_->TooFast(wait_us).message());
-    retry_after_ms = static_cast<uint32_t>(std::min((wait_us + 999) / 1000, kMostRetryMs));
-    counters_.over_steps.Add();
-  } else if (!budget_->TakeBytes(record->charged_bytes)) {
+  } else if (!budget_->TakeBytes(charge)) {
     reason = v1::BYTES;
     message = "no memory for this turn now; nothing was applied, send it again";
     retry_after_ms = kNoMemoryRetryMs;
+  } else {
+    record->charged_bytes = charge;  // given back with the record
+    // The last check: what is refused for another reason costs its caller no steps.
+    const uint64_t wait_us = stream->account_ != nullptr ? stream->account_->TakeSteps(record->steps, now) : 0;
+    if (wait_us > 0) {
+      reason = v1::RATE;
+      message = std::string(stream->account_->TooFast(wait_us).message());
+      retry_after_ms = static_cast<uint32_t>(std::min((wait_us + 999) / 1000, kMostRetryMs));
+      counters_.over_steps.Add();
+    }
   }
   if (reason != v1::REASON_UNSPECIFIED) {
-    record->charged_bytes = 0;
     RecycleRecord(std::move(record));
     v1::Reject* reject = stream->sink_->Next(kSmallResponse + message.size())->mutable_reject();
     reject->set_lane(step.lane());
