@@ -33,12 +33,13 @@ class FakeAdmin : public server::ModelAdmin {
 class AuthTest : public ServerTest {
  protected:
   void SetUp() override {}
-  void Serve(const std::string& file) {
+  void Serve(const std::string& file, uint64_t max_session_bytes = uint64_t{1} << 30) {
     callers_ = std::make_shared<server::Callers>();
     const absl::Status read = callers_->Read(file);
     ASSERT_TRUE(read.ok()) << read;
-    Start([this](auto& options) {
+    Start([&](auto& options) {
       options.callers = callers_;
+      options.max_session_bytes = max_session_bytes;
       options.admin = &admin_;
     });
     channel_ = grpc::CreateChannel(server_->addresses()[0], grpc::InsecureChannelCredentials());
@@ -260,7 +261,44 @@ TEST_F(AuthTest, TooManyStepsAreRefusedInBandAndComeLater) {
   uint64_t refused = 0;
   for (const auto* counters : server_->counters()) refused += counters->rejects[v1::RATE].value();
   EXPECT_GT(refused, 0u);
+}
 
+TEST_F(AuthTest, WhatIsRefusedForWantOfMemoryCostsNoSteps) {
+  const std::string one = "limits { steps_per_second: 0.001 }";  // one turn goes through, and no other while this runs
+  Serve(Line("a", one) + Line("b", one), 1u << 20);
+  v1::PredictRequest predict;
+  predict.set_model("french");
+  const std::vector<int> many(3000, 5);  // the answer would have 3000 x 129 floats
+  *predict.mutable_inputs() = Words(many).inputs();
+  const auto a = As("a");
+  EXPECT_THAT(std::string(a->Predict(predict).status().message()), HasSubstr("no memory"));
+  *predict.mutable_inputs() = Words({5}).inputs();
+  EXPECT_TRUE(a->Predict(predict).ok());
+  EXPECT_THAT(std::string(a->Predict(predict).status().message()), HasSubstr("steps a second"));
+
+  grpc::ClientContext context;
+  Prepare(context, "b");
+  const auto call = v1::Prediction::NewStub(channel_)->Stream(&context);
+  v1::StreamRequest message;
+  v1::Open* open = message.add_requests()->mutable_open();
+  open->set_model("french");
+  open->set_simple(true);
+  *message.add_requests()->mutable_step() = Words(many);
+  *message.add_requests()->mutable_step() = Words({5});
+  *message.add_requests()->mutable_step() = Words({5});
+  ASSERT_TRUE(call->Write(message));
+  std::vector<v1::Reason> rejects;
+  size_t results = 0;
+  v1::StreamResponse response;
+  while (rejects.size() + results < 3) {
+    ASSERT_TRUE(call->Read(&response));
+    for (const auto& r : response.responses()) {
+      if (r.has_reject()) rejects.push_back(r.reject().reason());
+      results += r.has_result() ? 1 : 0;
+    }
+  }
+  EXPECT_EQ(results, 1u);
+  EXPECT_THAT(rejects, ::testing::ElementsAre(v1::BYTES, v1::RATE));
 }
 
 TEST_F(AuthTest, ARefusalForStepsLeavesStreamAndStateAsTheyWere) {
