@@ -32,9 +32,12 @@ struct Turn {
   uint32_t batch_rows = 0;                  // rows in the batch of the last step
 };
 
-// Forms batches from the turns of many sessions, cell by cell: every call of RunBatch takes one step of up to max_batch
-// turns of one program. Turns join and leave between any two steps. Programs take turns, oldest first, so that a busy one
-// holds up the others by one batch at most. Confined to one thread; no threads, clock or locks inside.
+class Lane;
+
+// Forms batches from the turns of many sessions, cell by cell: every call of RunBatch takes one step of up to max_batch turns of
+// one program, or, where few turns have many steps left, one piece of a block of their steps (StepProgram::Block). Turns join and
+// leave between any two steps; a block is between others' steps what one row would be. Programs take turns, oldest first, so that a
+// busy one holds up the others by one batch or piece at most. Confined to one thread; no threads, clock or locks inside.
 class BatchEngine {
  public:
   BatchEngine();
@@ -46,8 +49,8 @@ class BatchEngine {
   // Gives a turn up that has not come back among the finished: nothing of it is touched any more.
   void Remove(Turn* turn);
 
-  // Runs one batch, if there is a turn, and gives its rows. Turns that ended with it, well or badly, are appended to `finished`,
-  // each once.
+  // Runs one batch or piece, if there is a turn, and gives the steps that it finished: none where a block goes on. Turns that
+  // ended with it, well or badly, are appended to `finished`, each once.
   size_t RunBatch(std::vector<Turn*>& finished);
 
   // Takes the program's scratch memory back. REQUIRES: none of its turns is inside.
@@ -60,7 +63,6 @@ class BatchEngine {
   size_t waiting() const { return waiting_; }
 
  private:
-  struct Lane;  // the turns and the scratch of one program
   Lane& LaneOf(const StepProgram* program);
 
   std::vector<std::unique_ptr<Lane>> lanes_;

@@ -22,21 +22,24 @@ class FusedCellKernel : public Kernel {
     }
     for (auto* rows : {&scratch->h, &scratch->c}) rows->resize(max_batch_);
     for (auto* rows : {&scratch->h_new, &scratch->c_new}) rows->resize(max_batch_);
-    scratch->op = op_->MakeScratch(max_batch_);
+    scratch->op = op_->MakeScratch(max_batch_, buffers.many_steps);
     return scratch;
   }
 
   absl::Status Run(int rows, const float* const* state_in, float* const* state_out, KernelScratch& scratch_base) const override {
     auto& s = static_cast<Scratch&>(scratch_base);
-    const auto n = static_cast<size_t>(rows);
-    for (size_t r = 0; r < n; ++r) {
-      s.h[r] = state_in[r] + hidden_offset_;
-      s.c[r] = state_in[r] + cell_offset_;
-      s.h_new[r] = state_out[r] + hidden_offset_;
-      s.c_new[r] = state_out[r] + cell_offset_;
-    }
-    op_->Run(n, {s.x.data(), s.h.data(), s.c.data(), s.h_new.data(), s.y.data(), s.c_new.data()}, *s.op);
+    op_->Run(static_cast<size_t>(rows), RowsFrom(0, rows, state_in, state_out, s), *s.op);
     return absl::OkStatus();
+  }
+
+  ManySteps many_steps() const override { return ManySteps::kStepByStep; }
+  void RunInput(int rows, KernelScratch& scratch_base) const override {
+    auto& s = static_cast<Scratch&>(scratch_base);
+    op_->RunInput(static_cast<size_t>(rows), s.x.data(), *s.op);
+  }
+  void RunStep(int first, int rows, const float* const* state_in, float* const* state_out, KernelScratch& scratch_base) const override {
+    auto& s = static_cast<Scratch&>(scratch_base);
+    op_->RunRecurrent(static_cast<size_t>(first), static_cast<size_t>(rows), RowsFrom(first, rows, state_in, state_out, s), *s.op);
   }
 
   std::string Describe() const override { return op_->Describe(); }
@@ -47,6 +50,17 @@ class FusedCellKernel : public Kernel {
     std::vector<float*> y, h_new, c_new;
     std::unique_ptr<FusedOp::Scratch> op;
   };
+
+  FusedOp::Rows RowsFrom(int first, int rows, const float* const* state_in, float* const* state_out, Scratch& s) const {
+    const auto begin = static_cast<size_t>(first);
+    for (size_t r = begin; r < begin + static_cast<size_t>(rows); ++r) {
+      s.h[r] = state_in[r] + hidden_offset_;
+      s.c[r] = state_in[r] + cell_offset_;
+      s.h_new[r] = state_out[r] + hidden_offset_;
+      s.c_new[r] = state_out[r] + cell_offset_;
+    }
+    return {s.x.data() + begin, s.h.data() + begin, s.c.data() + begin, s.h_new.data() + begin, s.y.data() + begin, s.c_new.data() + begin};
+  }
 
   std::unique_ptr<const FusedOp> op_;
   size_t in_, out_, hidden_offset_, cell_offset_;  // cell_offset_: LSTM alone

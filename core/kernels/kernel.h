@@ -19,6 +19,7 @@ inline constexpr int kPaddingRows = 64;
 struct KernelBuffers {
   std::vector<void*> inputs;  // per input of the node; rows beyond the batch may be overwritten with zeros
   void* output;
+  bool many_steps = false;  // RunInput and RunStep are to come too
 };
 
 // What one thread needs to run one kernel. Confined to one thread.
@@ -38,6 +39,15 @@ class Kernel {
   // writes its own tensors alone. INTERNAL when the library fails.
   virtual absl::Status Run(int rows, const float* const* state_in, float* const* state_out,
                            KernelScratch& scratch) const = 0;
+
+  // Many steps of the same rows, rows lying step after step: the state_in of a row is the state_out of the same row a step
+  // before. kNo: only step by step, together with the other ops. kRun: Run over all of them does it. kStepByStep: RunInput once
+  // for all rows, then RunStep for the rows of each step in turn.
+  enum class ManySteps { kNo, kRun, kStepByStep };
+  virtual ManySteps many_steps() const { return ManySteps::kNo; }
+  virtual void RunInput(int /*rows*/, KernelScratch& /*scratch*/) const {}
+  // Rows [first, first + rows) of all; state_in and state_out begin with the first of all.
+  virtual void RunStep(int /*first*/, int /*rows*/, const float* const* /*state_in*/, float* const* /*state_out*/, KernelScratch& /*scratch*/) const {}
 
   // What computes it: "oneDNN 2.6.3 brgemm:avx512_core, batches of 1 to 64".
   virtual std::string Describe() const = 0;

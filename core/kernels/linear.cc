@@ -23,6 +23,7 @@ class LinearKernel : public Kernel {
   absl::Status Run(int rows, const float* const*, float* const*, KernelScratch& scratch) const override {
     return op_->Run(rows * rows_per_step_, scratch);
   }
+  ManySteps many_steps() const override { return ManySteps::kRun; }
 
   std::string Describe() const override { return op_->Describe(); }
 
@@ -69,16 +70,22 @@ class Conv1dKernel : public Kernel {
     auto& scratch = static_cast<Scratch&>(scratch_base);
     const size_t n = static_cast<size_t>(rows), per_group = channels_ / groups_, out_per_group = out_ / groups_;
     const size_t frames = (taps_ - 1) * dilation_;
-    for (size_t g = 0; g < groups_; ++g) {
-      Group& group = scratch.groups[g];
-      for (size_t r = 0; r < n; ++r) {
-        float* window = group.window.data() + r * taps_ * per_group;
+    for (size_t r = 0; r < n; ++r) {  // the new context of a row may be the old one of a later row
+      const float* old = state_in[r] + context_offset_;
+      for (size_t g = 0; g < groups_; ++g) {
+        float* window = scratch.groups[g].window.data() + r * taps_ * per_group;
         for (size_t k = 0; k < taps_; ++k) {
-          const float* frame = k + 1 == taps_ ? scratch.x + r * channels_
-                                              : state_in[r] + context_offset_ + k * dilation_ * channels_;
+          const float* frame = k + 1 == taps_ ? scratch.x + r * channels_ : old + k * dilation_ * channels_;
           std::copy_n(frame + g * per_group, per_group, window + k * per_group);
         }
       }
+      if (frames == 0) continue;
+      float* context = state_out[r] + context_offset_;
+      std::copy_n(old + channels_, (frames - 1) * channels_, context);
+      std::copy_n(scratch.x + r * channels_, channels_, context + (frames - 1) * channels_);
+    }
+    for (size_t g = 0; g < groups_; ++g) {
+      Group& group = scratch.groups[g];
       LSTM_RETURN_IF_ERROR(parts_[g]->Run(rows, *group.bound));
       if (groups_ > 1) {
         for (size_t r = 0; r < n; ++r) {
@@ -86,15 +93,9 @@ class Conv1dKernel : public Kernel {
         }
       }
     }
-    if (frames > 0) {
-      for (size_t r = 0; r < n; ++r) {
-        float* context = state_out[r] + context_offset_;
-        std::copy_n(state_in[r] + context_offset_ + channels_, (frames - 1) * channels_, context);
-        std::copy_n(scratch.x + r * channels_, channels_, context + (frames - 1) * channels_);
-      }
-    }
     return absl::OkStatus();
   }
+  ManySteps many_steps() const override { return ManySteps::kRun; }
 
   std::string Describe() const override { return parts_[0]->Describe(); }
 

@@ -19,7 +19,8 @@ using RowFunction = std::function<void(const RowView&)>;
 
 class PlumbingKernel : public Kernel {
  public:
-  PlumbingKernel(std::vector<size_t> widths, size_t out, RowFunction row) : widths_(std::move(widths)), out_(out), row_(std::move(row)) {}
+  PlumbingKernel(std::vector<size_t> widths, size_t out, RowFunction row, bool has_state)
+      : widths_(std::move(widths)), out_(out), row_(std::move(row)), has_state_(has_state) {}
 
   std::unique_ptr<KernelScratch> Bind(const KernelBuffers& buffers) const override {
     auto scratch = std::make_unique<Scratch>();
@@ -37,6 +38,8 @@ class PlumbingKernel : public Kernel {
     return absl::OkStatus();
   }
 
+  // What is read of a state is not there before the ops that write it have run.
+  ManySteps many_steps() const override { return has_state_ ? ManySteps::kNo : ManySteps::kRun; }
   std::string Describe() const override { return "row by row"; }
 
  private:
@@ -47,6 +50,7 @@ class PlumbingKernel : public Kernel {
   std::vector<size_t> widths_;
   size_t out_;
   RowFunction row_;
+  bool has_state_;
 };
 
 // A selection as runs of elements that lie side by side on both sides.
@@ -121,6 +125,7 @@ absl::StatusOr<std::unique_ptr<const Kernel>> MakePlumbingKernel(const KernelCon
   for (ValueId id : node.inputs) widths.push_back(static_cast<size_t>(CheckedElementCount(shape_of(id))));
   const auto out = static_cast<size_t>(CheckedElementCount(shape_of(node.output)));
   RowFunction row;
+  const bool has_state = std::holds_alternative<StateReadOp>(node.op) || std::holds_alternative<StateWriteOp>(node.op);
   if (const auto* read = std::get_if<StateReadOp>(&node.op)) {
     row = [offset = (*context.state_offsets)[static_cast<size_t>(read->state)], out](const RowView& r) { std::copy_n(r.state_in + offset, out, r.out); };
   } else if (const auto* write = std::get_if<StateWriteOp>(&node.op)) {
@@ -137,7 +142,7 @@ absl::StatusOr<std::unique_ptr<const Kernel>> MakePlumbingKernel(const KernelCon
   } else {
     row = MatMul(shape_of(node.inputs[0]), shape_of(node.inputs[1]));
   }
-  return std::make_unique<const PlumbingKernel>(std::move(widths), out, std::move(row));
+  return std::make_unique<const PlumbingKernel>(std::move(widths), out, std::move(row), has_state);
 }
 
 }  // namespace lstm::core

@@ -40,6 +40,7 @@ class RowKernel : public Kernel {
     return absl::OkStatus();
   }
 
+  ManySteps many_steps() const override { return ManySteps::kRun; }
   std::string Describe() const override { return "row by row"; }
 
  private:

@@ -56,6 +56,23 @@ class StepProgram {
 
   virtual std::unique_ptr<Scratch> MakeScratch() const = 0;
 
+  // Many steps of the same few rows, by pieces, with the bits of Run step after step: a layer reads the weights that meet its
+  // input once for all of them. Confined to one thread.
+  class Block {
+   public:
+    virtual ~Block() = default;
+    // rows[k * width + b] is step k of row b, at most kMaxBlockRows of them; from the second step on its state_in is the state_out of
+    // the step before. They stay in place until all is done or another Begin.
+    virtual void Begin(std::span<const StepRow> rows, size_t width) = 0;
+    // The next piece: some kPieceCost multiply-adds, or one step of one layer. True: all is done. INTERNAL as for Run.
+    virtual absl::StatusOr<bool> Continue() = 0;
+  };
+  static constexpr size_t kMaxBlockRows = 64;
+  static constexpr uint64_t kPieceCost = 5'000'000;  // some 100 us of one core
+  // Null: a layer here needs all that the step before computed, so steps are run one by one.
+  virtual std::unique_ptr<Block> MakeBlock() const { return nullptr; }
+  uint64_t step_cost() const { return step_cost_; }  // multiply-adds of a row, more or less
+
   // Runs rows.size() <= max_batch() rows through one step. INTERNAL when a kernel fails: nothing in state_out or the
   // outputs then means anything.
   virtual absl::Status Run(std::span<const StepRow> rows, Scratch& scratch) const = 0;
@@ -85,6 +102,7 @@ class StepProgram {
   std::vector<Port> outputs_;
   std::string numerics_id_;
   std::vector<std::string> engines_;
+  uint64_t step_cost_ = 0;
 };
 
 }  // namespace lstm::core

@@ -204,14 +204,15 @@ void Shard::NoteCrash(int signal) {
 
 void Shard::Work() {
   working = this;
-  uint64_t now = services_.clock();
+  uint64_t now = services_.clock(), since = now;
   const uint64_t until = now + options_.slice_us;
   finished_.clear();
   do {
     const size_t all = engine_.RunBatch(finished_);
-    const uint64_t after = services_.clock();
+    now = services_.clock();
+    if (all == 0) continue;  // a piece of a block: its time is that of the rows which it ends with
     const size_t rows = canary_ && canary_->record.done > 0 ? all - 1 : all;  // it ends with its one step
-    const uint64_t took = after - std::exchange(now, after);
+    const uint64_t took = now - std::exchange(since, now);
     if (rows > 0) {
       counters_.rows.Add(rows);
       counters_.batch_us.Add(took);

@@ -182,6 +182,7 @@ void RunWide(const Job& job) {
   const size_t floats = full * 4 * V::kWidth;
   rest.weights += floats * (rest.x_steps + rest.h_steps);
   if (rest.bias != nullptr) rest.bias += floats;
+  if (rest.sums != nullptr) rest.sums += full * rest.sums_stride;
   switch (vectors % 4) {
     case 1: RunPanels<V>(Step<V, 1>{job, rest, floats}, 1); break;
     case 2: RunPanels<V>(Step<V, 2>{job, rest, floats}, 1); break;

@@ -15,9 +15,10 @@ class Dense : public Layer {
   Dense(const Isa& isa, Weights weights, Squash squash) : Layer(isa), weights_(std::move(weights)), squash_(squash) {}
 
  protected:
-  void RunBlock(size_t count, const Rows& rows, BaseScratch& scratch) const override {
-    isa_.dense({ProductOf(weights_, count, rows.x, rows.h, scratch), squash_, rows.out, rows.copy});
+  void RunBlock(Range range, size_t count, const Rows& rows, BaseScratch& scratch) const override {
+    isa_.dense({ProductOf(weights_, count, rows.x, rows.h, scratch, range), squash_, rows.out, rows.copy});
   }
+  size_t Vectors() const override { return (weights_.units + isa_.width - 1) / isa_.width; }
 
  private:
   Weights weights_;

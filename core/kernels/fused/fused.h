@@ -44,11 +44,18 @@ class FusedOp {
   static std::unique_ptr<const FusedOp> Linear(const float* weight, const float* bias, size_t out, size_t in, InstructionSet set);
   virtual ~FusedOp() = default;
 
-  // For batches of any size up to max_rows. Nothing is allocated after it.
-  virtual std::unique_ptr<Scratch> MakeScratch(size_t max_rows) const = 0;
+  // For batches of any size up to max_rows. Nothing is allocated after it. `many_steps`: for RunInput and RunRecurrent too.
+  virtual std::unique_ptr<Scratch> MakeScratch(size_t max_rows, bool many_steps = false) const = 0;
 
   // Where a number is not finite only that row's results are not.
   virtual void Run(size_t count, const Rows& rows, Scratch& scratch) const = 0;
+
+  // Many steps at once, of ops with h, with the bits of Run: what x gives to the sums of `count` rows (at most max_rows and
+  // kMaxManyRows) first, all with one reading of those weights; then, as often as one likes, what is left of rows [first, first +
+  // count) of them. `rows` begins with the first; its x is not read.
+  static constexpr size_t kMaxManyRows = 64;
+  virtual void RunInput(size_t count, const float* const* x, Scratch& scratch) const = 0;
+  virtual void RunRecurrent(size_t first, size_t count, const Rows& rows, Scratch& scratch) const = 0;
 
   virtual std::string Describe() const = 0;  // "fused AVX2, any batch"
 };

@@ -34,13 +34,15 @@ class LstmLayer : public Layer {
     if (projection_.units > 0) scratch->whole = Block(rows, gates_.units);
     return scratch;
   }
-  void RunBlock(size_t count, const Rows& rows, BaseScratch& base) const override {
+  void RunBlock(Range range, size_t count, const Rows& rows, BaseScratch& base) const override {
     auto& scratch = static_cast<LstmScratch&>(base);
     const bool projects = projection_.units > 0;
-    isa_.lstm({ProductOf(gates_, count, rows.x, rows.h, scratch), peephole_.data(), rows.c, rows.c_new,
+    isa_.lstm({ProductOf(gates_, count, rows.x, rows.h, scratch, range), peephole_.data(), rows.c, rows.c_new,
                projects ? scratch.whole.pointers.data() : rows.out, projects ? nullptr : rows.copy});
-    if (projects) isa_.dense({ProductOf(projection_, count, scratch.whole.read(), nullptr, scratch), Squash::kNone, rows.out, rows.copy});
+    if (projects && range != Range::kInput) isa_.dense({ProductOf(projection_, count, scratch.whole.read(), nullptr, scratch), Squash::kNone, rows.out, rows.copy});
   }
+
+  size_t Vectors() const override { return (gates_.units + isa_.width - 1) / isa_.width; }
 
  private:
   Weights gates_, projection_;
@@ -58,9 +60,11 @@ class GruAfterLayer : public Layer {
   }
 
  protected:
-  void RunBlock(size_t count, const Rows& rows, BaseScratch& scratch) const override {
-    isa_.gru_after({ProductOf(weights_, count, rows.x, rows.h, scratch), rows.out, rows.copy});
+  void RunBlock(Range range, size_t count, const Rows& rows, BaseScratch& scratch) const override {
+    isa_.gru_after({ProductOf(weights_, count, rows.x, rows.h, scratch, range), rows.out, rows.copy});
   }
+
+  size_t Vectors() const override { return (weights_.units + isa_.width - 1) / isa_.width; }
 
  private:
   Weights weights_;
@@ -87,12 +91,15 @@ class GruBeforeLayer : public Layer {
     for (Block* block : {&scratch->z, &scratch->reset, &scratch->n}) *block = Block(rows, stride);
     return scratch;
   }
-  void RunBlock(size_t count, const Rows& rows, BaseScratch& base) const override {
+  void RunBlock(Range range, size_t count, const Rows& rows, BaseScratch& base) const override {
     auto& s = static_cast<GruScratch&>(base);
-    isa_.gru_before({ProductOf(first_, count, rows.x, rows.h, s), s.z.values.data(), s.reset.values.data(), s.n.values.data(), s.n.stride});
+    isa_.gru_before({ProductOf(first_, count, rows.x, rows.h, s, range), s.z.values.data(), s.reset.values.data(), s.n.values.data(), s.n.stride});
+    if (range == Range::kInput) return;
     isa_.gru_blend({ProductOf(second_, count, nullptr, s.reset.read(), s), s.z.values.data(), s.n.values.data(), s.n.stride, rows.h,
                     rows.out, rows.copy});
   }
+
+  size_t Vectors() const override { return (first_.units + isa_.width - 1) / isa_.width; }
 
  private:
   Weights first_, second_;

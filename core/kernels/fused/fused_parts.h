@@ -24,16 +24,25 @@ struct Weights {
 
 struct BaseScratch : FusedOp::Scratch {
   AlignedBuffer<float> partial;
+  AlignedBuffer<float> sums;  // of the rows of many steps, between their input and their recurrent part
+  size_t sums_stride = 0, first = 0;
 };
+
+// Of the steps of k.
+enum class Range { kAll, kInput, kRecurrent };
 
 class Layer : public FusedOp {
  public:
   explicit Layer(const Isa& isa) : isa_(isa) {}
 
-  std::unique_ptr<Scratch> MakeScratch(size_t max_rows) const override {
+  std::unique_ptr<Scratch> MakeScratch(size_t max_rows, bool many_steps) const override {
     const size_t block = std::min(max_rows, kBlockRows);
     std::unique_ptr<BaseScratch> scratch = MakeBlockScratch(block);
     scratch->partial = AlignedBuffer<float>(block * 4 * isa_.width);
+    if (many_steps) {
+      scratch->sums_stride = std::min(max_rows, kMaxManyRows) * 4 * isa_.width;
+      scratch->sums = AlignedBuffer<float>(Vectors() * scratch->sums_stride);
+    }
     return scratch;
   }
 
@@ -43,19 +52,37 @@ class Layer : public FusedOp {
     for (size_t b = 0, begin = 0; b < blocks; ++b) {
       const size_t n = count / blocks + (b < count % blocks ? 1 : 0);
       const auto at = [begin](auto* pointers) { return pointers == nullptr ? nullptr : pointers + begin; };
-      RunBlock(n, {at(rows.x), at(rows.h), at(rows.c), at(rows.out), at(rows.copy), at(rows.c_new)}, static_cast<BaseScratch&>(scratch));
+      RunBlock(Range::kAll, n, {at(rows.x), at(rows.h), at(rows.c), at(rows.out), at(rows.copy), at(rows.c_new)}, static_cast<BaseScratch&>(scratch));
       begin += n;
     }
+  }
+
+  void RunInput(size_t count, const float* const* x, Scratch& base) const override {
+    auto& scratch = static_cast<BaseScratch&>(base);
+    scratch.first = 0;
+    RunBlock(Range::kInput, count, {.x = x}, scratch);
+  }
+  void RunRecurrent(size_t first, size_t count, const Rows& rows, Scratch& base) const override {
+    auto& scratch = static_cast<BaseScratch&>(base);
+    scratch.first = first;
+    RunBlock(Range::kRecurrent, count, rows, scratch);
   }
 
   std::string Describe() const override { return absl::StrCat("fused ", isa_.name, ", any batch"); }
 
  protected:
   virtual std::unique_ptr<BaseScratch> MakeBlockScratch(size_t) const { return std::make_unique<BaseScratch>(); }
-  virtual void RunBlock(size_t count, const Rows& rows, BaseScratch& scratch) const = 0;
+  virtual void RunBlock(Range range, size_t count, const Rows& rows, BaseScratch& scratch) const = 0;
+  virtual size_t Vectors() const = 0;  // of units: as many panels or more than the sums over x have
 
-  static Product ProductOf(const Weights& w, size_t count, const float* const* x, const float* const* h, BaseScratch& scratch) {
-    return {w.weights.data(), w.bias.data(), w.x_steps, w.h_steps, w.units, count, x, h, scratch.partial.data()};
+  Product ProductOf(const Weights& w, size_t count, const float* const* x, const float* const* h, BaseScratch& scratch, Range range = Range::kAll) const {
+    const size_t steps = w.x_steps + w.h_steps;
+    Product out = {w.weights.data(), w.bias.data(), w.x_steps, w.h_steps, w.units, count, x, h, scratch.partial.data(), 0, steps, nullptr, 0};
+    if (range == Range::kAll) return out;
+    (range == Range::kInput ? out.end : out.begin) = w.x_steps;
+    out.sums = scratch.sums.data() + scratch.first * 4 * isa_.width;
+    out.sums_stride = scratch.sums_stride;
+    return out;
   }
 
   const Isa& isa_;

@@ -23,6 +23,11 @@ struct Product {
   const float* const* x;  // [rows] pointers to [x_steps]
   const float* const* h;  // [rows] pointers to [h_steps]
   float* partial;  // [rows][4 * width], 64-byte aligned: sums between two chunks of k
+  // Steps [begin, end) of k alone: sums begin with what lies in `sums` where begin > 0, and are left there where end is not the
+  // last: [panel, sums_stride apart][rows][4 * width]. Null: all steps.
+  size_t begin, end;
+  float* sums;
+  size_t sums_stride;
 };
 
 struct LstmJob {

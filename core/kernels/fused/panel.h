@@ -108,11 +108,11 @@ class Panels {
   template <int kRows>
   void Pairs() const {
     size_t panel = 0;
-    for (; panel + 1 < panels_; panel += 2) Tile<kRows, 2, 0>(panel, 0, 0, steps_, nullptr);
-    if (panel < panels_) Tile<kRows, 1, 0>(panel, 0, 0, steps_, nullptr);
+    for (; panel + 1 < panels_; panel += 2) Tile<kRows, 2, 0>(panel, 0, p_.begin, p_.end, nullptr);
+    if (panel < panels_) Tile<kRows, 1, 0>(panel, 0, p_.begin, p_.end, nullptr);
   }
   void Singles() const {
-    for (size_t panel = 0; panel < panels_; ++panel) AnyTile<0>(p_.rows, panel, 0, 0, steps_, nullptr);
+    for (size_t panel = 0; panel < panels_; ++panel) AnyTile<0>(p_.rows, panel, 0, p_.begin, p_.end, nullptr);
   }
 
   // Tiles of nearly equal height, chunk of k after chunk; the sums wait in `partial`, as exact as in a register. While the
@@ -123,10 +123,10 @@ class Panels {
     const size_t chunks = (stride_ * sizeof(float) + kChunkBytes - 1) / kChunkBytes;
     const size_t chunk = chunks == 0 ? 1 : (steps_ + chunks - 1) / chunks;
     for (size_t panel = 0; panel < panels_; ++panel) {
-      size_t begin = 0;
+      size_t begin = p_.begin;
       do {
-        const size_t end = steps_ - begin < chunk ? steps_ : begin + chunk;
-        const float* const next = p_.weights + panel * stride_ + At(end);
+        const size_t end = p_.end - begin < chunk ? p_.end : begin + chunk;
+        const float* const next = p_.weights + (end < p_.end ? panel * stride_ + At(end) : (panel + 1) * stride_ + At(p_.begin));
         for (size_t t = 0, row = 0, ahead = 0; t < tiles; ++t) {
           const size_t n = height + (t < taller ? 1 : 0);
           const size_t passes = kHalves && n > static_cast<size_t>(V::kTileRows) ? 2 : 1;
@@ -143,7 +143,7 @@ class Panels {
           row += n;
         }
         begin = end;
-      } while (begin < steps_);
+      } while (begin < p_.end);
     }
   }
   // Where four sums a row fill the registers at three rows, six rows with two sums each read half the weights a product.
@@ -196,7 +196,7 @@ class Panels {
         for (int p = 0; p < kPanels; ++p) op_.Init(panel + static_cast<size_t>(p), row + static_cast<size_t>(m), &acc[m][p * kSums]);
       }
     } else {
-      Resume<kRows>(row, 0, acc);
+      Resume<kRows, kPanels>(panel, row, 0, acc);
     }
     Segments<typename Op::X, typename Op::H, kRows, kPanels, kPanels * kSums, kAhead>(panel, row, begin, end, ahead, acc);
     if (end == steps_) {
@@ -209,7 +209,7 @@ class Panels {
       }
       Finish<kRows, kPanels>(panel, row, sums);
     } else {
-      Suspend<kRows>(row, 0, acc);
+      Suspend<kRows, kPanels>(panel, row, 0, acc);
     }
   }
 
@@ -233,7 +233,7 @@ class Panels {
         acc[m][1] = all[kFirst + 1];
       }
     } else {
-      Resume<kRows>(row, kFirst, acc);
+      Resume<kRows, 1>(panel, row, kFirst, acc);
     }
     Segments<HalfLanes<kFirst>, HalfLanes<kFirst>, kRows, 1, 2, kAhead>(panel, row, begin, end, ahead, acc);
     if (end == steps_) {
@@ -243,7 +243,7 @@ class Panels {
         sums[m][kFirst + 1] = acc[m][1];
       }
     } else {
-      Suspend<kRows>(row, kFirst, acc);
+      Suspend<kRows, 1>(panel, row, kFirst, acc);
     }
   }
 
@@ -261,23 +261,34 @@ class Panels {
     }
   }
 
-  // Sums come from and go to `partial`, those of a row from `first` on.
-  template <int kRows, int kAll>
-  LSTM_INLINE void Resume(size_t row, size_t first, Reg (&acc)[kRows][kAll]) const {
-    const float* const from = p_.partial + (row * 4 + first) * V::kWidth;
+  // Sums come from and go to `partial` or `sums`, those of a row from `first` on.
+  LSTM_INLINE float* Waiting(size_t panel, size_t row, size_t first) const {
+    return (p_.sums != nullptr ? p_.sums + panel * p_.sums_stride : p_.partial) + (row * 4 + first) * V::kWidth;
+  }
+  template <int kRows, int kPanels, int kAll>
+  LSTM_INLINE void Resume(size_t panel, size_t row, size_t first, Reg (&acc)[kRows][kAll]) const {
+    constexpr int kOwn = kAll / kPanels;
+#pragma GCC unroll 2
+    for (int p = 0; p < kPanels; ++p) {
+      const float* const from = Waiting(panel + static_cast<size_t>(p), row, first);
 #pragma GCC unroll 8
-    for (int m = 0; m < kRows; ++m) {
+      for (int m = 0; m < kRows; ++m) {
 #pragma GCC unroll 4
-      for (int s = 0; s < kAll && s < 4; ++s) acc[m][s] = V::Load(from + static_cast<size_t>(m * 4 + s) * V::kWidth);
+        for (int s = 0; s < kOwn; ++s) acc[m][p * kOwn + s] = V::Load(from + static_cast<size_t>(m * 4 + s) * V::kWidth);
+      }
     }
   }
-  template <int kRows, int kAll>
-  LSTM_INLINE void Suspend(size_t row, size_t first, const Reg (&acc)[kRows][kAll]) const {
-    float* const to = p_.partial + (row * 4 + first) * V::kWidth;
+  template <int kRows, int kPanels, int kAll>
+  LSTM_INLINE void Suspend(size_t panel, size_t row, size_t first, const Reg (&acc)[kRows][kAll]) const {
+    constexpr int kOwn = kAll / kPanels;
+#pragma GCC unroll 2
+    for (int p = 0; p < kPanels; ++p) {
+      float* const to = Waiting(panel + static_cast<size_t>(p), row, first);
 #pragma GCC unroll 8
-    for (int m = 0; m < kRows; ++m) {
+      for (int m = 0; m < kRows; ++m) {
 #pragma GCC unroll 4
-      for (int s = 0; s < kAll && s < 4; ++s) V::Store(to + static_cast<size_t>(m * 4 + s) * V::kWidth, acc[m][s]);
+        for (int s = 0; s < kOwn; ++s) V::Store(to + static_cast<size_t>(m * 4 + s) * V::kWidth, acc[m][p * kOwn + s]);
+      }
     }
   }
 

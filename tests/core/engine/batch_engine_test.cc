@@ -7,6 +7,7 @@
 #include <cstring>
 #include <deque>
 #include <limits>
+#include <utility>
 
 #include "tests/support/program_runner.h"
 #include "tests/support/random_model.h"
@@ -139,6 +140,85 @@ TEST(BatchEngineTest, ATurnThatIsNotFiniteIsRefusedAlone) {
   EXPECT_EQ(bad.turn.done, 2u) << "it ends at the step that went wrong";
   EXPECT_TRUE(good.turn.status.ok());
   EXPECT_EQ(good.output, expected.output);
+}
+
+// The outputs of sessions of `program` whose turns are as long as they are, in one engine, or one step each.
+std::vector<std::vector<float>> Outputs(const StepProgram& program, const std::vector<size_t>& lengths, bool step_by_step, size_t* most_rows) {
+  Random random(3);
+  std::deque<Client> clients;
+  for (size_t length : lengths) clients.emplace_back(program, length, random);
+  BatchEngine engine;
+  std::vector<Turn*> finished;
+  for (Client& c : clients) c.Begin(engine, step_by_step ? 1 : static_cast<uint32_t>(c.length()));
+  while (!engine.idle()) {
+    *most_rows = std::max(*most_rows, engine.RunBatch(finished));
+    for (Turn* turn : std::exchange(finished, {})) {
+      EXPECT_TRUE(turn->status.ok()) << turn->status;
+      Client& c = *std::find_if(clients.begin(), clients.end(), [&](const Client& one) { return &one.turn == turn; });
+      c.Accept();
+      if (c.at < c.length()) c.Begin(engine, 1);
+    }
+  }
+  std::vector<std::vector<float>> out;
+  for (Client& c : clients) {
+    out.push_back(c.output);
+    out.back().insert(out.back().end(), c.state.span().begin(), c.state.span().end());
+  }
+  return out;
+}
+
+TEST(BatchEngineTest, StepsInBlocksHaveTheBitsOfSingleSteps) {
+  std::vector<std::pair<std::string, std::shared_ptr<const StepProgram>>> programs;
+  for (const char* kind : {"lstm", "lstm_peephole_projection", "gru_after", "gru_before", "rnn_tanh", "conv1d"}) {
+    programs.emplace_back(kind, MustCompile(testing::OneLayer(kind, 7, 24, 1), 64));
+  }
+  programs.emplace_back("a stack", MustCompile(testing::LstmStack(9, 40, 3, 1), 64));
+  programs.emplace_back("pieces", MustCompile(testing::LstmStack(64, 400, 2, 1), 64));  // a block of it is more than one piece
+  for (const auto& [name, program] : programs) {
+    for (const std::vector<size_t>& lengths : {std::vector<size_t>{70}, {33, 34}, {5, 6, 40, 17, 4}}) {
+      size_t blocks = 0, batches = 0;
+      EXPECT_EQ(Outputs(*program, lengths, false, &blocks), Outputs(*program, lengths, true, &batches)) << name;
+      EXPECT_GT(blocks, lengths.size()) << name << ": several steps at once";
+      EXPECT_LE(batches, lengths.size());
+    }
+  }
+}
+
+TEST(BatchEngineTest, BetweenThePiecesOfABlockOthersRun) {
+  const auto program = MustCompile(testing::LstmStack(64, 400, 2, 1), 64);
+  Random random(3);
+  Client many(*program, 8, random), one(*program, 1, random);
+  BatchEngine engine;
+  std::vector<Turn*> finished;
+  many.Begin(engine, 8);
+  EXPECT_EQ(engine.RunBatch(finished), 0u) << "the block goes on";
+  one.Begin(engine, 1);
+  EXPECT_EQ(engine.RunBatch(finished), 1u);
+  ASSERT_EQ(finished.size(), 1u);
+  EXPECT_EQ(finished[0], &one.turn);
+  RunToEnd(engine, finished);
+  EXPECT_EQ(finished.size(), 2u);
+}
+
+TEST(BatchEngineTest, ATurnThatIsGivenUpInABlockDisturbsNobody) {
+  const auto program = MustCompile(testing::LstmStack(64, 400, 2, 1), 64);
+  size_t unused = 0;
+  const auto expected = Outputs(*program, {12, 12}, true, &unused);
+  Random random(3);
+  Client first(*program, 12, random), second(*program, 12, random);
+  BatchEngine engine;
+  std::vector<Turn*> finished;
+  first.Begin(engine, 12);
+  second.Begin(engine, 12);
+  EXPECT_EQ(engine.RunBatch(finished), 0u);
+  EXPECT_EQ(engine.RunBatch(finished), 0u);
+  engine.Remove(&second.turn);
+  second.turn = {};
+  RunToEnd(engine, finished);
+  ASSERT_EQ(finished.size(), 1u);
+  first.Accept();
+  first.output.insert(first.output.end(), first.state.span().begin(), first.state.span().end());
+  EXPECT_EQ(first.output, expected[0]);
 }
 
 TEST(BatchEngineTest, ProgramsTakeTurns) {

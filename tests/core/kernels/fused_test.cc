@@ -125,6 +125,53 @@ TEST_P(FusedTest, EveryBatchPlaceAndNeighbourGivesTheBitsOfTheRowAlone) {
   }
 }
 
+// What meets the input of all steps first, then step after step: the bits of step after step alone.
+TEST_P(FusedTest, ManyStepsAtOnceHaveTheBitsOfSingleOnes) {
+  if (kind() == "linear") GTEST_SKIP() << "it has no state";
+  for (const auto& [in, hidden] : {std::pair<int64_t, int64_t>{1, 1}, {3, 5}, {40, 64}, {300, 250}}) {
+    if (hidden > 70 && (kSlow || set() == Set::kPortable)) continue;
+    const FusedLayer layer(kind(), in, hidden, 5);
+    const auto op = layer.Make(set());
+    const auto scratch = op->MakeScratch(FusedOp::kMaxManyRows, true);
+    for (const size_t width : {1, 3, 5, 8}) {
+      const size_t steps = FusedOp::kMaxManyRows / width, all = steps * width;
+      std::vector<FusedRow> single, many;
+      for (size_t r = 0; r < all; ++r) {
+        for (auto* rows : {&single, &many}) {
+          rows->emplace_back(layer).Fill(r);
+          for (float& v : rows->back().x) v = r % width == 4 ? kHostile[r % 6] : v;  // one of the rows, from the first step on
+        }
+      }
+      std::vector<const float*> x;
+      for (FusedRow& row : many) x.push_back(row.x.data());
+      op->RunInput(all, x.data(), *scratch);
+      for (size_t k = 0; k < steps; ++k) {
+        std::vector<FusedRow*> rows;
+        std::vector<const float*> h, c;
+        std::vector<float*> out, copy, c_new;
+        for (size_t b = 0; b < width; ++b) {
+          for (auto* side : {&single, &many}) {
+            FusedRow& row = (*side)[k * width + b];
+            if (k == 0) continue;
+            const FusedRow& before = (*side)[(k - 1) * width + b];
+            std::copy_n(before.out.data(), row.h.size(), row.h.data());
+            std::copy_n(before.c_new.data(), row.c.size(), row.c.data());
+          }
+          FusedRow& row = many[k * width + b];
+          h.push_back(row.h.data()), c.push_back(row.c.data());
+          out.push_back(row.out.data()), copy.push_back(row.copy.data()), c_new.push_back(row.c_new.data());
+          rows.push_back(&single[k * width + b]);
+        }
+        RunRows(*op, rows, *scratch);
+        op->RunRecurrent(k * width, width, {nullptr, h.data(), c.data(), out.data(), copy.data(), c_new.data()}, *scratch);
+        for (size_t b = 0; b < width; ++b) {
+          ASSERT_TRUE(single[k * width + b].SameResults(many[k * width + b])) << "in " << in << " hidden " << hidden << " width " << width << " step " << k << " row " << b;
+        }
+      }
+    }
+  }
+}
+
 // Against the plain C++, step after step: a difference in one bit would grow.
 TEST_P(FusedTest, AllInstructionSetsGiveTheSameBits) {
   if (set() == Set::kPortable) GTEST_SKIP() << "the others are compared with it";

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "core/base/aligned_buffer.h"
+#include "core/engine/batch_engine.h"
+
+// Private to core/engine.
+namespace lstm::core {
+
+// The turns and the scratch of one program. Its turns run one step at a time, as many as fit together; few turns that have many
+// steps left run those in a block, piece by piece, and between two pieces the steps of others. Confined to one thread.
+class Lane {
+ public:
+  explicit Lane(const StepProgram* program);
+
+  const StepProgram* program() const { return program_; }
+  bool idle() const { return turns_.empty() && block_turns_.empty(); }
+
+  void Add(Turn* turn) { turns_.push_back(turn); }
+  // False: it was not here.
+  bool Remove(Turn* turn);
+
+  // One batch or one piece of a block. Gives the rows that it finished; `running` names the turns while it computes.
+  size_t Run(std::vector<Turn*>& finished, std::span<Turn* const>& running);
+
+ private:
+  // Rows of steps, and what they point to.
+  struct Rows {
+    std::vector<StepRow> rows;
+    std::vector<const std::byte*> inputs;  // [rows, program inputs]
+    std::vector<std::byte*> outputs;       // [rows, program outputs]
+  };
+  void Reserve(Rows& rows, size_t n) const;
+  void AddRow(Rows& to, const Turn& turn, uint32_t step, const float* state_in, float* state_out) const;
+  absl::Status CheckFinite(uint32_t step, const StepRow& row) const;
+
+  size_t Together() const;                    // turns that the next batch or block takes
+  size_t StepsAtOnce(size_t together) const;  // that they take in a block; 1: none
+  size_t RunSteps(size_t n, std::vector<Turn*>& finished, std::span<Turn* const>& running);
+  void BeginBlock(size_t n, size_t steps);
+  size_t RunPiece(std::vector<Turn*>& finished, std::span<Turn* const>& running);
+
+  const StepProgram* program_;
+  std::vector<Turn*> turns_;  // in order of arrival
+  std::unique_ptr<StepProgram::Scratch> scratch_;
+  Rows batch_;
+
+  std::unique_ptr<StepProgram::Block> block_;  // null where the program has none
+  std::vector<Turn*> block_turns_;
+  Rows block_rows_;                   // [steps, turns]
+  AlignedBuffer<float> block_states_;  // [kMaxBlockRows, state_floats()]: between the steps of a block
+  bool others_first_ = false;
+};
+
+}  // namespace lstm::core

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: MIT
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "core/base/aligned_buffer.h"
+#include "core/base/status_macros.h"
+#include "core/program/compiled_program.h"
+
+// How a program runs: a step of many rows at once, or many steps of few rows, layer after layer.
+namespace lstm::core {
+
+struct CompiledProgram::RunScratch : Scratch {
+  std::vector<AlignedBuffer<float>> values;  // by ValueId: [rows + kPaddingRows, width]; ids are as wide as floats
+  std::vector<std::unique_ptr<KernelScratch>> kernels;
+  std::vector<const float*> state_in;
+  std::vector<float*> state_out;
+};
+
+std::unique_ptr<CompiledProgram::RunScratch> CompiledProgram::Bind(bool many_steps) const {
+  const auto rows = static_cast<size_t>(max_batch_);
+  auto scratch = std::make_unique<RunScratch>();
+  for (const Value& value : model_->values) {
+    scratch->values.emplace_back((rows + kPaddingRows) * static_cast<size_t>(CheckedElementCount(value.shape)));
+  }
+  for (size_t k = 0; k < kernels_.size(); ++k) {
+    KernelBuffers buffers;
+    for (ValueId id : model_->nodes[k].inputs) buffers.inputs.push_back(scratch->values[static_cast<size_t>(id)].data());
+    buffers.output = scratch->values[static_cast<size_t>(model_->nodes[k].output)].data();
+    buffers.many_steps = many_steps;
+    scratch->kernels.push_back(kernels_[k]->Bind(buffers));
+  }
+  scratch->state_in.resize(rows);
+  scratch->state_out.resize(rows);
+  return scratch;
+}
+
+void CompiledProgram::Load(std::span<const StepRow> rows, RunScratch& scratch) const {
+  for (size_t r = 0; r < rows.size(); ++r) {
+    scratch.state_in[r] = rows[r].state_in;
+    scratch.state_out[r] = rows[r].state_out;
+    for (const auto& [offset, size] : state_gaps_) std::fill_n(rows[r].state_out + offset, size, 0.0f);
+    for (size_t i = 0; i < inputs_.size(); ++i) {
+      auto* value = reinterpret_cast<std::byte*>(scratch.values[static_cast<size_t>(model_->inputs[i].value)].data());
+      std::memcpy(value + r * inputs_[i].step_bytes, rows[r].inputs[i], inputs_[i].step_bytes);
+    }
+  }
+}
+
+void CompiledProgram::Store(std::span<const StepRow> rows, const RunScratch& scratch) const {
+  for (size_t o = 0; o < outputs_.size(); ++o) {
+    const size_t bytes = outputs_[o].step_bytes;
+    const Source& source = sources_[o];
+    for (size_t r = 0; r < rows.size(); ++r) {
+      std::byte* to = rows[r].outputs[o];
+      if (to == nullptr) continue;
+      if (source.state >= 0) {
+        std::memcpy(to, rows[r].state_out + state_offset(source.state), bytes);
+      } else {
+        const auto* value = reinterpret_cast<const std::byte*>(scratch.values[static_cast<size_t>(source.value)].data());
+        std::memcpy(to, value + r * bytes, bytes);
+      }
+    }
+  }
+}
+
+std::unique_ptr<StepProgram::Scratch> CompiledProgram::MakeScratch() const { return Bind(false); }
+
+absl::Status CompiledProgram::Run(std::span<const StepRow> rows, Scratch& scratch_base) const {
+  auto& scratch = static_cast<RunScratch&>(scratch_base);
+  Load(rows, scratch);
+  for (size_t k = 0; k < kernels_.size(); ++k) {
+    LSTM_RETURN_IF_ERROR(kernels_[k]->Run(static_cast<int>(rows.size()), scratch.state_in.data(), scratch.state_out.data(), *scratch.kernels[k]));
+  }
+  Store(rows, scratch);
+  return absl::OkStatus();
+}
+
+// Layer after layer: each takes all steps before the next takes the first, so that what it reads again for every step, the
+// weights that meet its own state, stays in the cache.
+class CompiledProgram::KernelBlock : public Block {
+ public:
+  explicit KernelBlock(const CompiledProgram& program) : program_(program), scratch_(program.Bind(true)) {}
+
+  void Begin(std::span<const StepRow> rows, size_t width) override {
+    rows_ = rows;
+    width_ = width;
+    node_ = next_row_ = 0;
+    program_.Load(rows_, *scratch_);
+  }
+
+  absl::StatusOr<bool> Continue() override {
+    uint64_t cost = 0;
+    while (node_ < program_.kernels_.size()) {
+      const Kernel& kernel = *program_.kernels_[node_];
+      const bool by_step = kernel.many_steps() == Kernel::ManySteps::kStepByStep;
+      const uint64_t next = program_.costs_[node_] * (by_step && next_row_ > 0 ? width_ : rows_.size());
+      if (cost > 0 && cost + next > kPieceCost) return false;
+      cost += next;
+      KernelScratch& scratch = *scratch_->kernels[node_];
+      if (!by_step) {
+        LSTM_RETURN_IF_ERROR(kernel.Run(static_cast<int>(rows_.size()), scratch_->state_in.data(), scratch_->state_out.data(), scratch));
+        ++node_;
+        continue;
+      }
+      if (next_row_ == 0) kernel.RunInput(static_cast<int>(rows_.size()), scratch);
+      kernel.RunStep(static_cast<int>(next_row_), static_cast<int>(width_), scratch_->state_in.data(), scratch_->state_out.data(), scratch);
+      next_row_ += width_;
+      if (next_row_ < rows_.size()) continue;
+      next_row_ = 0;
+      ++node_;
+    }
+    program_.Store(rows_, *scratch_);
+    return true;
+  }
+
+ private:
+  const CompiledProgram& program_;
+  const std::unique_ptr<RunScratch> scratch_;
+  std::span<const StepRow> rows_;
+  size_t width_ = 0;
+  size_t node_ = 0, next_row_ = 0;  // where it goes on
+};
+
+std::unique_ptr<StepProgram::Block> CompiledProgram::MakeBlock() const {
+  for (const auto& kernel : kernels_) {
+    if (kernel->many_steps() == Kernel::ManySteps::kNo) return nullptr;
+  }
+  return std::make_unique<KernelBlock>(*this);
+}
+
+}  // namespace lstm::core
