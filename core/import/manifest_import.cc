@@ -16,6 +16,7 @@
 #include "core/import/layer_import.h"
 #include "core/import/mapped_file.h"
 #include "core/import/onnx/onnx_import.h"
+#include "core/model/round_weights.h"
 
 namespace lstm::core {
 namespace {
@@ -274,7 +275,9 @@ absl::StatusOr<Model> ImportManifest(const std::string& text, std::span<const st
       if (!used.last.contains(name)) notes->unused.push_back(name);
     }
   }
-  return std::move(builder).Build();
+  LSTM_ASSIGN_OR_RETURN(Model built, std::move(builder).Build());
+  if (manifest.round_weights() == pb::Manifest::BFLOAT16) RoundWeightsToBfloat16(built);
+  return built;
 }
 
 namespace {
@@ -299,6 +302,7 @@ absl::StatusOr<Model> LoadOnnxFile(const std::string& path, const std::string& m
   if (hashes != nullptr) LSTM_RETURN_IF_ERROR(hashes->Check(path.substr(path.rfind('/') + 1), file.bytes()));
   OnnxNotes found;
   LSTM_ASSIGN_OR_RETURN(Model model, ImportOnnx(file.bytes(), manifest, given, &found));
+  if (manifest.round_weights() == pb::Manifest::BFLOAT16) RoundWeightsToBfloat16(model);
   model.hash = Hash(manifest_text, file.bytes());
   if (notes != nullptr) {
     google::protobuf::TextFormat::PrintToString(manifest, &notes->manifest);

@@ -164,7 +164,11 @@ struct DenseStep {
 
 template <class V, class Step>
 void RunPanels(const Step& step, size_t panels) {
-  Panels<V, Step>(step, panels).Run();
+  if (step.product.pairs) {
+    Panels<V, Step, true>(step, panels).Run();
+  } else {
+    Panels<V, Step, false>(step, panels).Run();
+  }
 }
 
 // One Op over panels of one vector each.
@@ -180,7 +184,8 @@ void RunWide(const Job& job) {
   if (full > 0) RunPanels<V>(Step<V, 4>{job, job.product, 0}, full);
   Product rest = job.product;
   const size_t floats = full * 4 * V::kWidth;
-  rest.weights += floats * (rest.x_steps + rest.h_steps);
+  const size_t steps = StepsOfX(rest.x_steps, rest.pairs) + rest.h_steps;
+  rest.weights += floats * (rest.pairs ? (steps + 1) / 2 : steps);
   if (rest.bias != nullptr) rest.bias += floats;
   if (rest.sums != nullptr) rest.sums += full * rest.sums_stride;
   switch (vectors % 4) {

@@ -36,12 +36,17 @@ class FusedOp {
     virtual ~Scratch() = default;
   };
 
+  // Weights that bfloat16 holds exactly, all of a matrix, may lie in half the bytes; that changes no bit of a result. kAuto: those of
+  // a product of more than kHalvesFrom floats, where a step waits for memory; smaller ones take longer for it.
+  enum class Halves { kAuto, kAlways };
+  static constexpr size_t kHalvesFrom = size_t{150} << 10;
+
   // The op's shapes agree with each other (core/model/op_shapes.h). The instruction set is one that is supported.
-  static std::unique_ptr<const FusedOp> Lstm(const LstmOp& op, InstructionSet set);
-  static std::unique_ptr<const FusedOp> Gru(const GruOp& op, InstructionSet set);
-  static std::unique_ptr<const FusedOp> Rnn(const RnnOp& op, InstructionSet set);
+  static std::unique_ptr<const FusedOp> Lstm(const LstmOp& op, InstructionSet set, Halves halves = Halves::kAuto);
+  static std::unique_ptr<const FusedOp> Gru(const GruOp& op, InstructionSet set, Halves halves = Halves::kAuto);
+  static std::unique_ptr<const FusedOp> Rnn(const RnnOp& op, InstructionSet set, Halves halves = Halves::kAuto);
   // weight [O, I] row-major, bias [O] or null.
-  static std::unique_ptr<const FusedOp> Linear(const float* weight, const float* bias, size_t out, size_t in, InstructionSet set);
+  static std::unique_ptr<const FusedOp> Linear(const float* weight, const float* bias, size_t out, size_t in, InstructionSet set, Halves halves = Halves::kAuto);
   virtual ~FusedOp() = default;
 
   // For batches of any size up to max_rows. Nothing is allocated after it. `many_steps`: for RunInput and RunRecurrent too.

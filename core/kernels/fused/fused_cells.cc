@@ -12,17 +12,17 @@ const float* Data(const ConstantPtr& constant) { return constant->values.data();
 
 class LstmLayer : public Layer {
  public:
-  LstmLayer(const LstmOp& op, const Isa& isa) : Layer(isa) {
+  LstmLayer(const LstmOp& op, const Isa& isa, Halves halves) : Layer(isa) {
     const auto hidden = static_cast<size_t>(op.weight->shape[0] / 4);
     const std::vector<size_t> gates = {0, hidden, 2 * hidden, 3 * hidden};
-    gates_ = {PackGates({{Data(op.weight), Columns(op.weight), gates}, {Data(op.recurrent), Columns(op.recurrent), gates}}, hidden, isa.width),
+    gates_ = {PackGates({{Data(op.weight), Columns(op.weight), gates}, {Data(op.recurrent), Columns(op.recurrent), gates}}, hidden, isa.width, HalvesFrom(halves)),
               PackGateVectors({Data(op.bias), Data(op.bias) + hidden, Data(op.bias) + 2 * hidden, Data(op.bias) + 3 * hidden}, hidden, isa.width),
               Columns(op.weight), Columns(op.recurrent), hidden};
     if (op.peephole) {
       const float* p = Data(op.peephole);
       peephole_ = PackGateVectors({p, p + hidden, p + 2 * hidden}, hidden, isa.width);
     }
-    if (op.projection) projection_ = PackDense(Data(op.projection), nullptr, nullptr, Columns(op.recurrent), hidden, 0, isa);
+    if (op.projection) projection_ = PackDense(Data(op.projection), nullptr, nullptr, Columns(op.recurrent), hidden, 0, isa, halves);
   }
 
  protected:
@@ -42,6 +42,7 @@ class LstmLayer : public Layer {
     if (projects && range != Range::kInput) isa_.dense({ProductOf(projection_, count, scratch.whole.read(), nullptr, scratch), Squash::kNone, rows.out, rows.copy});
   }
 
+  bool InPairs() const override { return gates_.pairs(); }
   size_t Vectors() const override { return (gates_.units + isa_.width - 1) / isa_.width; }
 
  private:
@@ -51,11 +52,11 @@ class LstmLayer : public Layer {
 
 class GruAfterLayer : public Layer {
  public:
-  GruAfterLayer(const GruOp& op, const Isa& isa) : Layer(isa) {
+  GruAfterLayer(const GruOp& op, const Isa& isa, Halves halves) : Layer(isa) {
     const size_t hidden = Columns(op.recurrent);
     const std::vector<size_t> gates = {0, hidden, 2 * hidden};
     const float* b = Data(op.bias);
-    weights_ = {PackGates({{Data(op.weight), Columns(op.weight), gates}, {Data(op.recurrent), hidden, gates}}, hidden, isa.width),
+    weights_ = {PackGates({{Data(op.weight), Columns(op.weight), gates}, {Data(op.recurrent), hidden, gates}}, hidden, isa.width, HalvesFrom(halves)),
                 PackGateVectors({b, b + hidden, b + 2 * hidden, b + 3 * hidden}, hidden, isa.width), Columns(op.weight), hidden, hidden};
   }
 
@@ -64,6 +65,7 @@ class GruAfterLayer : public Layer {
     isa_.gru_after({ProductOf(weights_, count, rows.x, rows.h, scratch, range), rows.out, rows.copy});
   }
 
+  bool InPairs() const override { return weights_.pairs(); }
   size_t Vectors() const override { return (weights_.units + isa_.width - 1) / isa_.width; }
 
  private:
@@ -73,12 +75,12 @@ class GruAfterLayer : public Layer {
 // Two passes, since n needs all of r * h.
 class GruBeforeLayer : public Layer {
  public:
-  GruBeforeLayer(const GruOp& op, const Isa& isa) : Layer(isa) {
+  GruBeforeLayer(const GruOp& op, const Isa& isa, Halves halves) : Layer(isa) {
     const size_t hidden = Columns(op.recurrent);
     const float* b = Data(op.bias);
-    first_ = {PackGates({{Data(op.weight), Columns(op.weight), {0, hidden, 2 * hidden}}, {Data(op.recurrent), hidden, {0, hidden}}}, hidden, isa.width),
+    first_ = {PackGates({{Data(op.weight), Columns(op.weight), {0, hidden, 2 * hidden}}, {Data(op.recurrent), hidden, {0, hidden}}}, hidden, isa.width, HalvesFrom(halves)),
               PackGateVectors({b, b + hidden, b + 2 * hidden}, hidden, isa.width), Columns(op.weight), hidden, hidden};
-    second_ = {PackWide({{Data(op.recurrent), hidden, {2 * hidden}}}, hidden, isa.width), {}, 0, hidden, hidden};
+    second_ = {PackWide({{Data(op.recurrent), hidden, {2 * hidden}}}, hidden, isa.width, HalvesFrom(halves)), {}, 0, hidden, hidden};
   }
 
  protected:
@@ -99,6 +101,7 @@ class GruBeforeLayer : public Layer {
                     rows.out, rows.copy});
   }
 
+  bool InPairs() const override { return first_.pairs(); }
   size_t Vectors() const override { return (first_.units + isa_.width - 1) / isa_.width; }
 
  private:
@@ -108,13 +111,13 @@ class GruBeforeLayer : public Layer {
 }  // namespace
 }  // namespace fused
 
-std::unique_ptr<const FusedOp> FusedOp::Lstm(const LstmOp& op, InstructionSet set) {
-  return std::make_unique<const fused::LstmLayer>(op, fused::IsaFor(set));
+std::unique_ptr<const FusedOp> FusedOp::Lstm(const LstmOp& op, InstructionSet set, Halves halves) {
+  return std::make_unique<const fused::LstmLayer>(op, fused::IsaFor(set), halves);
 }
 
-std::unique_ptr<const FusedOp> FusedOp::Gru(const GruOp& op, InstructionSet set) {
-  if (op.reset_after) return std::make_unique<const fused::GruAfterLayer>(op, fused::IsaFor(set));
-  return std::make_unique<const fused::GruBeforeLayer>(op, fused::IsaFor(set));
+std::unique_ptr<const FusedOp> FusedOp::Gru(const GruOp& op, InstructionSet set, Halves halves) {
+  if (op.reset_after) return std::make_unique<const fused::GruAfterLayer>(op, fused::IsaFor(set), halves);
+  return std::make_unique<const fused::GruBeforeLayer>(op, fused::IsaFor(set), halves);
 }
 
 }  // namespace lstm::core

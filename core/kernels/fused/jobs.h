@@ -12,6 +12,9 @@ inline constexpr size_t kBlockRows = 192;
 
 // The sums that a cell begins with. Output units lie in panels of `accumulators` vectors; a panel's weights lie one step
 // of k after another, its first segment [x_steps] against x, then its second [h_steps] against h.
+// Weights that bfloat16 holds exactly lie in half the bytes: `pairs`, where each 32 bits are a weight of an even step (the low
+// half) and the one of the step after it. A segment of an odd number of steps ends with half a pair of zeros, and counts as one step
+// more in what follows.
 // Every sum is ONE chain of fused multiply-adds: the bias, then x_0, x_1, ..., then h_0, h_1, ...: the same for every
 // tile, chunk, batch and vector width. That is why a row's bits depend on that row alone.
 struct Product {
@@ -28,7 +31,11 @@ struct Product {
   size_t begin, end;
   float* sums;
   size_t sums_stride;
+  bool pairs;
 };
+
+// Steps of k with those of the first segment rounded up to whole pairs where they lie in pairs.
+constexpr size_t StepsOfX(size_t x_steps, bool pairs) { return pairs ? (x_steps + 1) / 2 * 2 : x_steps; }
 
 struct LstmJob {
   Product product;        // panels of i f g o

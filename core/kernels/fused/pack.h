@@ -16,15 +16,17 @@ namespace lstm::core::fused {
 class PackedWeights {
  public:
   PackedWeights() = default;
-  explicit PackedWeights(size_t floats);  // bad_alloc where there is no memory
+  PackedWeights(size_t floats, bool pairs);  // bad_alloc where there is no memory
   float* data() { return data_.get(); }
   const float* data() const { return data_.get(); }
+  bool pairs() const { return pairs_; }  // of bfloat16, two steps side by side
 
  private:
   struct Free {
     void operator()(float* p) const;
   };
   std::unique_ptr<float, Free> data_;
+  bool pairs_ = false;
 };
 
 // A row-major matrix [.., steps] that a segment of a panel multiplies, and per vector of the panel the row of its first
@@ -35,12 +37,14 @@ struct Segment {
   std::vector<size_t> first_rows;
 };
 
+// Weights of more than `halves_from` floats that bfloat16 holds exactly, all of them, are packed as pairs.
+
 // Packs `units` units, a vector of `width` of them in each lane of a panel: those of gates, side by side.
-PackedWeights PackGates(const std::vector<Segment>& segments, size_t units, size_t width);
+PackedWeights PackGates(const std::vector<Segment>& segments, size_t units, size_t width, size_t halves_from);
 // [lane][units] to [panel][lane][width].
 AlignedBuffer<float> PackGateVectors(const std::vector<const float*>& lanes, size_t units, size_t width);
 
 // Packs `units` units, four vectors of them a panel, in the last panel as many as are left.
-PackedWeights PackWide(const std::vector<Segment>& segments, size_t units, size_t width);
+PackedWeights PackWide(const std::vector<Segment>& segments, size_t units, size_t width, size_t halves_from);
 
 }  // namespace lstm::core::fused

@@ -69,18 +69,50 @@ LSTM_INLINE void Accumulate(const float* w, size_t stride, const float* const* r
   }
 }
 
+// The same over pairs of steps. One step of a pair after the other, so that only half of the widened weights wait in registers.
+template <class V, class L, int kRows, int kPanels, int kSums, int kAhead>
+LSTM_INLINE void AccumulatePairs(const float* w, size_t stride, const float* const* rows, size_t begin, size_t steps,
+                                 const float*& ahead, typename V::Reg (&acc)[kRows][kPanels * kSums]) {
+  const float* a[kRows];
+#pragma GCC unroll 8
+  for (int m = 0; m < kRows; ++m) a[m] = rows[m] + begin;
+  w += L::kFirst * V::kWidth;
+  const auto step = [&](auto widen, size_t k) __attribute__((always_inline)) {
+#pragma GCC unroll 2
+    for (int p = 0; p < kPanels; ++p) {
+#pragma GCC unroll 4
+      for (int l = 0; l < L::kCount; ++l) {
+        const typename V::Reg weight = widen(w + static_cast<size_t>(p) * stride + static_cast<size_t>(l) * V::kWidth);
+        const int sum = p * kSums + L::kAt[l];
+#pragma GCC unroll 8
+        for (int m = 0; m < kRows; ++m) acc[m][sum] = V::Fma(V::Set(a[m][k]), weight, acc[m][sum]);
+      }
+    }
+  };
+  const auto even = [](const float* pairs) __attribute__((always_inline)) { return V::Even(pairs); };
+  const auto odd = [](const float* pairs) __attribute__((always_inline)) { return V::Odd(pairs); };
+  for (size_t k = 0; k + 1 < steps; k += 2, w += L::kStep * V::kWidth) {
+    if constexpr (kAhead > 0) {
+      V::Prefetch(ahead);
+      ahead += kAhead * V::kWidth;
+    }
+    step(even, k);
+    step(odd, k + 1);
+  }
+  if (steps % 2 != 0) step(even, steps - 1);
+}
+
 // Runs an Op's rows through `panels` panels. An Op has
 //   kSums                 sums of a panel (vectors)
 //   X, H                  Lanes of the first and the second segment
 //   product               what jobs.h says; weights and bias begin with the first of these panels
 //   Init(panel, row, Reg*), Finish(panel, row, Reg*), and perhaps FinishLate(panel, row, const Reg*), which runs when all
 //   rows of a tile have finished: one long chain of dependent operations a row is two short ones, of which more overlap
-template <class V, class Op>
+template <class V, class Op, bool kPairs>
 class Panels {
  public:
   Panels(const Op& op, size_t panels)
-      : op_(op), p_(op.product), panels_(panels), steps_(p_.x_steps + p_.h_steps),
-        stride_((p_.x_steps * Op::X::kCount + p_.h_steps * Op::H::kCount) * V::kWidth) {}
+      : op_(op), p_(op.product), panels_(panels), x_steps_(StepsOfX(p_.x_steps, kPairs)), steps_(x_steps_ + p_.h_steps), stride_(At(steps_)) {}
 
   void Run() const {
     if (p_.rows <= static_cast<size_t>(V::kTileRows)) {
@@ -121,7 +153,7 @@ class Panels {
     const size_t tiles = (p_.rows + kHeight - 1) / kHeight;
     const size_t height = p_.rows / tiles, taller = p_.rows % tiles;
     const size_t chunks = (stride_ * sizeof(float) + kChunkBytes - 1) / kChunkBytes;
-    const size_t chunk = chunks == 0 ? 1 : (steps_ + chunks - 1) / chunks;
+    const size_t chunk = StepsOfX(chunks == 0 ? 1 : (steps_ + chunks - 1) / chunks, kPairs);
     for (size_t panel = 0; panel < panels_; ++panel) {
       size_t begin = p_.begin;
       do {
@@ -130,7 +162,7 @@ class Panels {
         for (size_t t = 0, row = 0, ahead = 0; t < tiles; ++t) {
           const size_t n = height + (t < taller ? 1 : 0);
           const size_t passes = kHalves && n > static_cast<size_t>(V::kTileRows) ? 2 : 1;
-          const float* const from = next + ahead * (end - begin) * V::kWidth;
+          const float* const from = next + ahead * Vectors(end - begin) * V::kWidth;
           if (ahead >= kSums) {
             AnyTile<0>(n, panel, row, begin, end, nullptr);
           } else if (tiles * passes >= kSums) {
@@ -152,8 +184,9 @@ class Panels {
 
   // Where step k begins in a panel.
   size_t At(size_t k) const {
-    return (k < p_.x_steps ? k * Op::X::kCount : p_.x_steps * Op::X::kCount + (k - p_.x_steps) * Op::H::kCount) * V::kWidth;
+    return (k < x_steps_ ? Vectors(k) * Op::X::kCount : Vectors(x_steps_) * Op::X::kCount + Vectors(k - x_steps_) * Op::H::kCount) * V::kWidth;
   }
+  static constexpr size_t Vectors(size_t steps) { return kPairs ? (steps + 1) / 2 : steps; }
 
   template <int kAhead>
   LSTM_INLINE void AnyTile(size_t rows, size_t panel, size_t row, size_t begin, size_t end, const float* ahead) const {
@@ -218,7 +251,7 @@ class Panels {
   void HalfTiles(size_t panel, size_t row, size_t begin, size_t end, const float* ahead) const {
     Reg sums[kRows][4];
     HalfTile<0, kRows, kAhead>(panel, row, begin, end, ahead, sums);
-    HalfTile<2, kRows, kAhead>(panel, row, begin, end, ahead + kAhead * (end - begin) * V::kWidth, sums);
+    HalfTile<2, kRows, kAhead>(panel, row, begin, end, ahead + kAhead * Vectors(end - begin) * V::kWidth, sums);
     if (end == steps_) Finish<kRows, 1>(panel, row, sums);
   }
   template <int kFirst, int kRows, int kAhead>
@@ -252,12 +285,19 @@ class Panels {
     const float* const w = p_.weights + panel * stride_;
     if (begin < p_.x_steps) {
       const size_t stop = end < p_.x_steps ? end : p_.x_steps;
-      Accumulate<V, X, kRows, kPanels, kAll / kPanels, kAhead>(w + At(begin), stride_, p_.x + row, begin, stop - begin, ahead, acc);
+      Sum<X, kRows, kPanels, kAhead>(w + At(begin), p_.x + row, begin, stop - begin, ahead, acc);
     }
-    if (end > p_.x_steps) {
-      const size_t start = begin > p_.x_steps ? begin - p_.x_steps : 0;
-      Accumulate<V, H, kRows, kPanels, kAll / kPanels, kAhead>(w + At(p_.x_steps + start), stride_, p_.h + row, start,
-                                                               end - p_.x_steps - start, ahead, acc);
+    if (end > x_steps_) {
+      const size_t start = begin > x_steps_ ? begin - x_steps_ : 0;
+      Sum<H, kRows, kPanels, kAhead>(w + At(x_steps_ + start), p_.h + row, start, end - x_steps_ - start, ahead, acc);
+    }
+  }
+  template <class L, int kRows, int kPanels, int kAhead, int kAll>
+  LSTM_INLINE void Sum(const float* w, const float* const* rows, size_t begin, size_t steps, const float*& ahead, Reg (&acc)[kRows][kAll]) const {
+    if constexpr (kPairs) {
+      AccumulatePairs<V, L, kRows, kPanels, kAll / kPanels, kAhead>(w, stride_, rows, begin, steps, ahead, acc);
+    } else {
+      Accumulate<V, L, kRows, kPanels, kAll / kPanels, kAhead>(w, stride_, rows, begin, steps, ahead, acc);
     }
   }
 
@@ -302,7 +342,7 @@ class Panels {
 
   const Op& op_;
   const Product& p_;
-  const size_t panels_, steps_, stride_;
+  const size_t panels_, x_steps_, steps_, stride_;
 };
 
 }  // namespace

@@ -22,6 +22,9 @@ struct Avx2 {
   static Reg Load(const float* p, size_t n) { return _mm256_maskload_ps(p, Mask(n)); }  // touches n floats alone
   static void Store(float* p, Reg v) { _mm256_storeu_ps(p, v); }
   static void Store(float* p, Reg v, size_t n) { _mm256_maskstore_ps(p, Mask(n), v); }
+  // The weights of two steps out of a vector of pairs.
+  static Reg Even(const float* pairs) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(Load(pairs)), 16)); }
+  static Reg Odd(const float* pairs) { return _mm256_and_ps(Load(pairs), _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(0xffff0000u)))); }
   static Reg Set(float f) { return _mm256_set1_ps(f); }
   static Reg Add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
   static Reg Sub(Reg a, Reg b) { return _mm256_sub_ps(a, b); }

@@ -22,6 +22,9 @@ struct Avx512 {
   static Reg Load(const float* p, size_t n) { return _mm512_maskz_loadu_ps(Mask(n), p); }  // touches n floats alone
   static void Store(float* p, Reg v) { _mm512_storeu_ps(p, v); }
   static void Store(float* p, Reg v, size_t n) { _mm512_mask_storeu_ps(p, Mask(n), v); }
+  // The weights of two steps out of a vector of pairs.
+  static Reg Even(const float* pairs) { return Floats(_mm512_slli_epi32(Bits(Load(pairs)), 16)); }
+  static Reg Odd(const float* pairs) { return Floats(_mm512_and_epi32(Bits(Load(pairs)), _mm512_set1_epi32(static_cast<int>(0xffff0000u)))); }
   static Reg Set(float f) { return _mm512_set1_ps(f); }
   static Reg Add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
   static Reg Sub(Reg a, Reg b) { return _mm512_sub_ps(a, b); }

@@ -43,6 +43,13 @@ struct Portable {
   static void Store(float* p, const Reg& v, size_t n) {
     for (size_t i = 0; i < n; ++i) p[i] = v.v[i];
   }
+  // The weights of two steps out of a vector of pairs.
+  static Reg Even(const float* pairs) {
+    return Each([&](size_t i) { return Float(Bits(pairs[i]) << 16); });
+  }
+  static Reg Odd(const float* pairs) {
+    return Each([&](size_t i) { return Float(Bits(pairs[i]) & 0xffff0000u); });
+  }
   static Reg Set(float f) {
     return Each([&](size_t) { return f; });
   }

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <map>
 #include <random>
 
@@ -146,6 +147,22 @@ TEST(ManifestImportTest, GruConventionsAgree) {
   }
   ExpectSame(Import(absl::StrCat(kInput, "layer { name: 'cell' gru { } }"), torch),
              Import(absl::StrCat(kInput, "layer { name: 'cell' gru { convention: KERAS } }"), keras));
+}
+
+TEST(ManifestImportTest, RoundedWeightsAreTheNearestThatBfloat16Holds) {
+  Tensors tensors;
+  auto& weight = tensors.Add("y.weight", {1, 3});
+  tensors.Add("y.bias", {1})[0] = 0.1f;
+  // Halfway between two: the even one; above halfway; the largest float, above which there is none.
+  weight[0] = 1.00390625f, weight[1] = -1.005f, weight[2] = std::numeric_limits<float>::max();
+  const auto exact = Import("input { name: 'x' shape: 3 } layer { name: 'y' linear {} }", tensors);
+  const auto rounded = Import("input { name: 'x' shape: 3 } layer { name: 'y' linear {} } round_weights: BFLOAT16", tensors);
+  ASSERT_TRUE(exact.ok() && rounded.ok()) << rounded.status();
+  EXPECT_NE(exact->hash, rounded->hash);
+  const auto& linear = std::get<LinearOp>(rounded->nodes[0].op);
+  EXPECT_THAT(std::vector<float>(linear.weight->values.data(), linear.weight->values.data() + 3),
+              ::testing::ElementsAre(1.0f, -1.0078125f, std::numeric_limits<float>::max()));
+  EXPECT_EQ(linear.bias->values.data()[0], 0.1f);
 }
 
 TEST(ManifestImportTest, InputsAreScaled) {

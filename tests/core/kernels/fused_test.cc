@@ -127,7 +127,7 @@ TEST_P(FusedTest, EveryBatchPlaceAndNeighbourGivesTheBitsOfTheRowAlone) {
 
 // What meets the input of all steps first, then step after step: the bits of step after step alone.
 TEST_P(FusedTest, ManyStepsAtOnceHaveTheBitsOfSingleOnes) {
-  if (kind() == "linear") GTEST_SKIP() << "it has no state";
+  if (kind().starts_with("linear")) GTEST_SKIP() << "it has no state";
   for (const auto& [in, hidden] : {std::pair<int64_t, int64_t>{1, 1}, {3, 5}, {40, 64}, {300, 250}}) {
     if (hidden > 70 && (kSlow || set() == Set::kPortable)) continue;
     const FusedLayer layer(kind(), in, hidden, 5);
@@ -166,6 +166,39 @@ TEST_P(FusedTest, ManyStepsAtOnceHaveTheBitsOfSingleOnes) {
         op->RunRecurrent(k * width, width, {nullptr, h.data(), c.data(), out.data(), copy.data(), c_new.data()}, *scratch);
         for (size_t b = 0; b < width; ++b) {
           ASSERT_TRUE(single[k * width + b].SameResults(many[k * width + b])) << "in " << in << " hidden " << hidden << " width " << width << " step " << k << " row " << b;
+        }
+      }
+    }
+  }
+}
+
+// Whether weights lie in halves or whole changes no bit: an output more, whose weights need all their bits, makes them whole.
+TEST(FusedBfloat16Test, HalvesHaveTheBitsOfTheSameNumbersInWhole) {
+  for (const Set set : {Set::kPortable, Set::kAvx2, Set::kAvx512}) {
+    if (!FusedOp::Supported(set)) continue;
+    for (const auto& [in, out] : {std::pair<size_t, size_t>{1, 1}, {7, 5}, {40, 33}, {129, 70}, {300, 130}}) {
+      const FusedLayer halves("linear_bfloat16", static_cast<int64_t>(in), static_cast<int64_t>(out), 3);
+      const auto& linear = std::get<LinearOp>(halves.model.nodes[0].op);
+      std::vector<float> weight(linear.weight->values.data(), linear.weight->values.data() + in * out), bias(out + 1);
+      std::copy_n(linear.bias->values.data(), out, bias.data());
+      weight.resize((out + 1) * in, 0.1f);
+      const auto narrow = halves.Make(set), whole = FusedOp::Linear(weight.data(), bias.data(), out + 1, in, set);
+      ASSERT_NE(narrow->Describe().find("bfloat16"), std::string::npos);
+      ASSERT_EQ(whole->Describe().find("bfloat16"), std::string::npos);
+      for (const size_t n : {1, 2, 4, 7, 50}) {
+        std::vector<std::vector<float>> x(n, std::vector<float>(in)), a(n, std::vector<float>(out)), b(n, std::vector<float>(out + 1));
+        std::vector<const float*> rows;
+        std::vector<float*> to_a, to_b;
+        Random random(n);
+        for (size_t r = 0; r < n; ++r) {
+          for (float& v : x[r]) v = random.Uniform();
+          rows.push_back(x[r].data()), to_a.push_back(a[r].data()), to_b.push_back(b[r].data());
+        }
+        narrow->Run(n, {.x = rows.data(), .out = to_a.data()}, *narrow->MakeScratch(n));
+        whole->Run(n, {.x = rows.data(), .out = to_b.data()}, *whole->MakeScratch(n));
+        for (size_t r = 0; r < n; ++r) {
+          b[r].pop_back();
+          ASSERT_EQ(a[r], b[r]) << NameOf(set) << " in " << in << " out " << out << " batch " << n;
         }
       }
     }

@@ -7,9 +7,11 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/kernels/fused/fused.h"
+#include "core/model/round_weights.h"
 #include "tests/core/kernels/guarded.h"
 #include "tests/support/random_model.h"
 
@@ -17,14 +19,19 @@ namespace lstm::testing {
 
 using Set = core::FusedOp::InstructionSet;
 
+// Those that end so have weights that bfloat16 holds.
+constexpr std::string_view kBfloat16 = "_bfloat16";
+
 inline std::vector<std::string> FusedKinds() {
-  return {"lstm", "lstm_peephole", "lstm_projection", "lstm_peephole_projection", "gru_after", "gru_before", "rnn_tanh", "rnn_relu", "linear"};
+  return {"lstm", "lstm_peephole", "lstm_projection", "lstm_peephole_projection", "gru_after", "gru_before", "rnn_tanh", "rnn_relu", "linear",
+          "lstm_projection_bfloat16", "gru_after_bfloat16", "gru_before_bfloat16", "rnn_tanh_bfloat16", "linear_bfloat16"};
 }
 
 // A model of one fused layer.
 struct FusedLayer {
   FusedLayer(const std::string& kind, int64_t in_width, int64_t hidden_width, uint64_t seed)
-      : model(OneLayer(kind, in_width, hidden_width, seed, true)) {
+      : model(OneLayer(kind.substr(0, kind.find(kBfloat16)), in_width, hidden_width, seed, true)) {
+    if (kind.ends_with(kBfloat16)) core::RoundWeightsToBfloat16(model);
     const core::Op& op = model.nodes[0].op;
     in = static_cast<size_t>(core::CheckedElementCount(model.values[static_cast<size_t>(model.nodes[0].inputs[0])].shape));
     out = static_cast<size_t>(core::CheckedElementCount(model.values[static_cast<size_t>(model.nodes[0].output)].shape));
@@ -33,12 +40,13 @@ struct FusedLayer {
   }
 
   std::unique_ptr<const core::FusedOp> Make(Set set) const {
+    constexpr auto kAlways = core::FusedOp::Halves::kAlways;
     const core::Op& op = model.nodes[0].op;
-    if (const auto* lstm = std::get_if<core::LstmOp>(&op)) return core::FusedOp::Lstm(*lstm, set);
-    if (const auto* gru = std::get_if<core::GruOp>(&op)) return core::FusedOp::Gru(*gru, set);
-    if (const auto* rnn = std::get_if<core::RnnOp>(&op)) return core::FusedOp::Rnn(*rnn, set);
+    if (const auto* lstm = std::get_if<core::LstmOp>(&op)) return core::FusedOp::Lstm(*lstm, set, kAlways);
+    if (const auto* gru = std::get_if<core::GruOp>(&op)) return core::FusedOp::Gru(*gru, set, kAlways);
+    if (const auto* rnn = std::get_if<core::RnnOp>(&op)) return core::FusedOp::Rnn(*rnn, set, kAlways);
     const auto& linear = std::get<core::LinearOp>(op);
-    return core::FusedOp::Linear(linear.weight->values.data(), linear.bias ? linear.bias->values.data() : nullptr, out, in, set);
+    return core::FusedOp::Linear(linear.weight->values.data(), linear.bias ? linear.bias->values.data() : nullptr, out, in, set, kAlways);
   }
 
   core::Model model;
