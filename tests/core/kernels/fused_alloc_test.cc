@@ -54,5 +54,19 @@ TEST_P(StepAllocationTest, AStepOfAnyBatchAllocatesNothing) {
   }
 }
 
+TEST_P(StepAllocationTest, ABlockOfStepsAllocatesNothing) {
+  const auto program = testing::MustCompile(testing::OneLayer(GetParam(), 40, 70, 1), 64, Engine::kFused);
+  const auto block = program->MakeBlock();
+  ASSERT_NE(block, nullptr);
+  std::vector<std::unique_ptr<testing::Row>> sessions;
+  std::vector<StepRow> rows;
+  for (int i = 0; i < 60; ++i) rows.push_back(sessions.emplace_back(std::make_unique<testing::Row>(*program))->row());
+  const size_t before = allocations;
+  block->Begin(rows, 4);
+  bool all = false;
+  while (!all) all = block->Continue().value();
+  EXPECT_EQ(allocations, before);
+}
+
 }  // namespace
 }  // namespace lstm::core
