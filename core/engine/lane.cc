@@ -15,6 +15,9 @@ constexpr size_t kFewestSteps = 4;
 // So many steps a block at least where pieces are larger than kPieceCost anyway: what meets the input is then an eighth.
 constexpr size_t kStepsOfLargeModels = 8;
 
+// Of the states between the steps of a block: 16 MiB. A model with more state has smaller blocks, or none.
+constexpr size_t kMostStateFloats = size_t{4} << 20;
+
 // True when no float has all exponent bits set. Without an early exit, so that the compiler makes vectors of it.
 bool AllFinite(const float* values, size_t n) {
   uint32_t bad = 0;
@@ -26,11 +29,15 @@ bool AllFinite(const float* values, size_t n) {
 
 }  // namespace
 
-Lane::Lane(const StepProgram* program) : program_(program), scratch_(program->MakeScratch()), block_(program->MakeBlock()) {
-  Reserve(batch_, static_cast<size_t>(program->max_batch()));
+Lane::Lane(const StepProgram* program) : program_(program), scratch_(program->MakeScratch()) {
+  const auto batch = static_cast<size_t>(program->max_batch());
+  Reserve(batch_, batch);
+  const size_t states = kMostStateFloats / std::max<size_t>(program->state_floats(), 1);
+  block_limit_ = std::min({StepProgram::kMaxBlockRows, batch, states});
+  if (block_limit_ >= kFewestSteps) block_ = program->MakeBlock();
   if (block_ == nullptr) return;
-  Reserve(block_rows_, StepProgram::kMaxBlockRows);
-  block_states_ = AlignedBuffer<float>(StepProgram::kMaxBlockRows * program->state_floats());
+  Reserve(block_rows_, block_limit_);
+  block_states_ = AlignedBuffer<float>(block_limit_ * program->state_floats());
 }
 
 void Lane::Reserve(Rows& rows, size_t n) const {
@@ -89,9 +96,8 @@ size_t Lane::Together() const {
 
 size_t Lane::StepsAtOnce(size_t together) const {
   if (block_ == nullptr || !block_turns_.empty()) return 1;
-  const size_t rows = std::min(StepProgram::kMaxBlockRows, static_cast<size_t>(program_->max_batch()));
   const uint64_t cost = std::max<uint64_t>(program_->step_cost(), 1) * together;
-  size_t steps = std::min<size_t>(rows / together, std::max<uint64_t>(kStepsOfLargeModels, StepProgram::kPieceCost / cost));
+  size_t steps = std::min<size_t>(block_limit_ / together, std::max<uint64_t>(kStepsOfLargeModels, StepProgram::kPieceCost / cost));
   for (size_t r = 0; r < together; ++r) steps = std::min<size_t>(steps, turns_[r]->steps - turns_[r]->done);
   return steps < kFewestSteps ? 1 : steps;
 }

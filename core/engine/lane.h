@@ -53,7 +53,8 @@ class Lane {
   std::unique_ptr<StepProgram::Block> block_;  // null where the program has none
   std::vector<Turn*> block_turns_;
   Rows block_rows_;                   // [steps, turns]
-  AlignedBuffer<float> block_states_;  // [kMaxBlockRows, state_floats()]: between the steps of a block
+  size_t block_limit_ = 0;             // rows of a block at most
+  AlignedBuffer<float> block_states_;  // [block_limit_, state_floats()]: between the steps of a block
   bool others_first_ = false;
 };
 

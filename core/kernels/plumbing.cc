@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include <algorithm>
+#include <cstdint>
 #include <functional>
 #include <utility>
 
@@ -53,6 +54,29 @@ class PlumbingKernel : public Kernel {
   bool has_state_;
 };
 
+// A selection of scattered elements, or of runs too short for a call each.
+RowFunction Gather(const std::vector<int32_t>& index, const std::vector<size_t>& widths) {
+  if (widths.size() == 1) {
+    return [index](const RowView& row) {
+      const float* const x = row.in[0];
+      for (size_t i = 0; i < index.size(); ++i) row.out[i] = x[index[i]];
+    };
+  }
+  struct Element {
+    uint32_t input, at;
+  };
+  std::vector<Element> elements;
+  for (int32_t i : index) {
+    Element e{0, static_cast<uint32_t>(i)};
+    while (e.at >= widths[e.input]) e.at -= static_cast<uint32_t>(widths[e.input++]);
+    elements.push_back(e);
+  }
+  return [elements](const RowView& row) {
+    float* out = row.out;
+    for (const Element& e : elements) *out++ = row.in[e.input][e.at];
+  };
+}
+
 // A selection as runs of elements that lie side by side on both sides.
 RowFunction Select(const SelectOp& op, const std::vector<size_t>& widths) {
   struct Piece {
@@ -68,6 +92,8 @@ RowFunction Select(const SelectOp& op, const std::vector<size_t>& widths) {
       pieces.push_back({input, at, 1});
     }
   }
+  constexpr size_t kShortRun = 12;
+  if (pieces.size() * kShortRun > op.index->size()) return Gather(*op.index, widths);
   return [pieces](const RowView& row) {
     float* out = row.out;
     for (const Piece& piece : pieces) out = std::copy_n(row.in[piece.input] + piece.begin, piece.count, out);

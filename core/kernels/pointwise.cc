@@ -138,26 +138,33 @@ RowFunction LayerNorm(const LayerNormOp& op, size_t rows, size_t n) {
   };
 }
 
-float Combine(ElementwiseKind kind, float a, float b) {
-  switch (kind) {
-    case ElementwiseKind::kAdd: return a + b;
-    case ElementwiseKind::kSubtract: return a - b;
-    case ElementwiseKind::kMultiply: return a * b;
-    case ElementwiseKind::kDivide: return a / b;
-    case ElementwiseKind::kMinimum: return std::min(a, b);
-    case ElementwiseKind::kMaximum: return std::max(a, b);
-  }
-  return 0;
+// f over the inputs from the left; one element meets each of the others.
+template <typename Function>
+RowFunction Fold(const std::vector<size_t>& counts, size_t n, Function f) {
+  return [=](const void* const* in, float* out) {
+    const float* const a = F(in[0]);
+    for (size_t i = 0; i < n; ++i) out[i] = a[counts[0] == 1 ? 0 : i];
+    for (size_t k = 1; k < counts.size(); ++k) {
+      const float* const b = F(in[k]);
+      if (counts[k] == 1) {
+        for (size_t i = 0; i < n; ++i) out[i] = f(out[i], b[0]);
+      } else {
+        for (size_t i = 0; i < n; ++i) out[i] = f(out[i], b[i]);
+      }
+    }
+  };
 }
 
 RowFunction Elementwise(ElementwiseKind kind, const std::vector<size_t>& counts, size_t n) {
-  return [=](const void* const* in, float* out) {
-    for (size_t i = 0; i < n; ++i) {
-      float y = F(in[0])[counts[0] == 1 ? 0 : i];
-      for (size_t k = 1; k < counts.size(); ++k) y = Combine(kind, y, F(in[k])[counts[k] == 1 ? 0 : i]);
-      out[i] = y;
-    }
-  };
+  switch (kind) {
+    case ElementwiseKind::kAdd: return Fold(counts, n, [](float a, float b) { return a + b; });
+    case ElementwiseKind::kSubtract: return Fold(counts, n, [](float a, float b) { return a - b; });
+    case ElementwiseKind::kMultiply: return Fold(counts, n, [](float a, float b) { return a * b; });
+    case ElementwiseKind::kDivide: return Fold(counts, n, [](float a, float b) { return a / b; });
+    case ElementwiseKind::kMinimum: return Fold(counts, n, [](float a, float b) { return std::min(a, b); });
+    case ElementwiseKind::kMaximum: return Fold(counts, n, [](float a, float b) { return std::max(a, b); });
+  }
+  return nullptr;
 }
 
 RowFunction Affine(const AffineOp& op, size_t n, size_t last) {
