@@ -11,6 +11,8 @@
 #include <utility>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "server/log/log.h"
 
 namespace lstm::server {
 namespace {
@@ -79,6 +81,7 @@ void HttpConnection::ReadHeader() {
   Count(false);
   Reserve(0);
   parser_.emplace();
+  trace_ = {};
   parser_->header_limit(shared_->options.max_header_bytes);
   parser_->body_limit(shared_->options.max_body_bytes);
   stream_.expires_after(std::chrono::seconds(shared_->options.idle_s));
@@ -89,6 +92,8 @@ void HttpConnection::OnHeader(beast::error_code error) {
   if (error) return Refuse(error);
   Count(true);
   version_ = parser_->get().version();
+  const auto trace = parser_->get()["traceparent"];
+  trace_ = ParseTraceparent({trace.data(), trace.size()});
   keep_alive_ = parser_->get().keep_alive() && !shared_->draining.load();
   absl::StatusOr<Caller> caller = WhoAsks();
   if (!caller.ok()) return Write(RestError(caller.status()), false);
@@ -99,7 +104,7 @@ void HttpConnection::OnHeader(beast::error_code error) {
     return Write(RestError(503, "too many requests are being received at a time; send it again later"), false);
   }
   // Pages of the web could ask a server on loopback through their visitor's browser, which says so; no other client does.
-  if (!parser_->get()[http::field::origin].empty()) return Write(RestError(403, "requests of web pages (Origin) are not served"), false);
+  if (!parser_->get()[http::field::origin].empty()) return Write(RestError(403, "requests of web pages (Origin) are not served; ask from a program"), false);
   if (!parser_->get()[http::field::content_encoding].empty()) {
     return Write(RestError(415, "Content-Encoding is not offered; send the body as it is"), false);
   }
@@ -147,15 +152,26 @@ void HttpConnection::OnBody(beast::error_code error) {
 
 // What came is no request, or none that is taken; a client that is gone, or too slow, is told nothing.
 void HttpConnection::Refuse(beast::error_code error) {
-  if (error == http::error::header_limit || error == http::error::buffer_overflow) return Write(RestError(431, "the header is too large"), false);
-  if (error == http::error::body_limit) return Write(RestError(413, "the body is larger than --max-message-bytes"), false);
+  if (error == http::error::header_limit || error == http::error::buffer_overflow) return Write(RestError(431, absl::StrCat("the header is too large, expected at most ", shared_->options.max_header_bytes, " bytes")), false);
+  if (error == http::error::body_limit) return Write(RestError(413, absl::StrCat("the body is too large, expected at most ", shared_->options.max_body_bytes, " bytes (--max-message-bytes); send fewer steps in each request")), false);
   if (error == beast::error::timeout || error == http::error::end_of_stream || error == http::error::partial_message) return;
   if (error.category() == make_error_code(http::error::bad_method).category()) return Write(RestError(400, "this is no HTTP/1.1 request: " + error.message()), false);
 }
 
 void HttpConnection::Answer(RestResponse response) { Write(std::move(response), keep_alive_ && !shared_->draining.load()); }
 
+// As of a gRPC call: what is the server's fault is an error of ours, other refusals are between the client and what it asked for.
+void HttpConnection::LogRefusal(const RestResponse& response) const {
+  const LogLevel level = response.status == 500 ? LogLevel::kError : LogLevel::kDebug;
+  if (response.status < 400 || !Logs(level)) return;
+  beast::error_code gone;
+  const net::ip::tcp::endpoint peer = stream_.socket().remote_endpoint(gone);
+  const std::string address = gone ? "" : absl::StrCat(peer.address().to_string(), ":", peer.port());
+  LogEvent(level, "request refused", {{"trace_id", trace_.trace_id()}, {"parent_id", trace_.parent_id()}, {"peer", address}, {"code", response.status}, {"why", response.body}});
+}
+
 void HttpConnection::Write(RestResponse response, bool keep_alive) {
+  LogRefusal(response);
   response_.emplace(static_cast<http::status>(response.status), version_);
   if (response.binary) {
     response_->set(http::field::content_type, "application/octet-stream");

@@ -17,6 +17,7 @@
 #include <string>
 
 #include "server/http/rest_server.h"
+#include "server/log/trace_context.h"
 #include "server/http/routes.h"
 
 namespace lstm::server {
@@ -77,6 +78,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void Write(RestResponse response, bool keep_alive);
   bool Reserve(size_t bytes);
   void Count(bool counted);
+  void LogRefusal(const RestResponse& response) const;
   void Close();
   void Discard();
 
@@ -88,6 +90,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   std::optional<boost::beast::http::response<StringBody>> response_;
   std::optional<boost::beast::http::response<boost::beast::http::empty_body>> go_on_;
   Caller caller_;  // of the request that is read
+  TraceContext trace_;  // likewise
   size_t reserved_ = 0, discarded_ = 0;
   unsigned version_ = 11;
   bool keep_alive_ = false, counted_ = false;

@@ -88,6 +88,19 @@ void Append(T value, std::string& out) {
   out.append(bytes, sizeof(value));
 }
 
+// A whole number in the bytes of a T.
+template <typename T>
+absl::Status AppendWhole(const json& data, const std::string& datatype, const std::string& of, std::string& out) {
+  const bool whole = data.is_number_integer() && (!data.is_number_unsigned() || data.get<uint64_t>() <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max()));
+  if (!whole) return Bad(absl::StrCat(of, "data holds a JSON ", data.type_name(), " that is no ", datatype, ", expected whole numbers"));
+  const auto value = data.get<int64_t>();
+  if (value < std::numeric_limits<T>::min() || value > std::numeric_limits<T>::max()) {
+    return Bad(absl::StrCat(of, "data holds ", value, ", which ", datatype, " has not, expected ", std::numeric_limits<T>::min(), " to ", std::numeric_limits<T>::max()));
+  }
+  Append(static_cast<T>(value), out);
+  return absl::OkStatus();
+}
+
 // Values of `data`, flat or in nested arrays, in the bytes of `datatype`. What that is not is for the model to refuse.
 absl::Status AppendValues(const json& data, const std::string& datatype, const std::string& of, std::string& out) {
   if (data.is_array()) {
@@ -99,18 +112,12 @@ absl::Status AppendValues(const json& data, const std::string& datatype, const s
     const double value = data.get<double>();
     if (std::abs(value) > std::numeric_limits<float>::max()) return Bad(absl::StrCat(of, "data holds ", value, ", which is too large for FP32"));
     Append(static_cast<float>(value), out);
-  } else if (datatype == "INT32" || datatype == "INT64") {
-    const bool fits = data.is_number_integer() && (!data.is_number_unsigned() || data.get<uint64_t>() <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max()));
-    if (!fits) return Bad(absl::StrCat(of, "data holds a JSON ", data.type_name(), " that is no ", datatype, ", expected whole numbers"));
-    const auto value = data.get<int64_t>();
-    if (datatype == "INT64") {
-      Append(value, out);
-    } else if (value < std::numeric_limits<int32_t>::min() || value > std::numeric_limits<int32_t>::max()) {
-      return Bad(absl::StrCat(of, "data holds ", value, ", which is too large for INT32"));
-    } else {
-      Append(static_cast<int32_t>(value), out);
-    }
+    return absl::OkStatus();
   }
+  if (datatype == "INT64") return AppendWhole<int64_t>(data, datatype, of, out);
+  if (datatype == "INT32") return AppendWhole<int32_t>(data, datatype, of, out);
+  if (datatype == "INT16") return AppendWhole<int16_t>(data, datatype, of, out);
+  if (datatype == "UINT8") return AppendWhole<uint8_t>(data, datatype, of, out);
   return absl::OkStatus();
 }
 

@@ -12,11 +12,28 @@ namespace {
 
 constexpr char kPlatform[] = "lstm";
 
-bool IsId(const v1::TensorSpec& spec) { return spec.type() == v1::INT32; }
+// What travels for it; for inputs that may travel as integers FP32 is taken, too.
+const char* DatatypeOf(const v1::TensorSpec& spec) {
+  switch (spec.type()) {
+    case v1::INT32: return "INT32";
+    case v1::INT16: return "INT16";
+    case v1::UINT8: return "UINT8";
+    default: return "FP32";
+  }
+}
+
+inference::DataType ConfigTypeOf(const v1::TensorSpec& spec) {
+  switch (spec.type()) {
+    case v1::INT32: return inference::TYPE_INT32;
+    case v1::INT16: return inference::TYPE_INT16;
+    case v1::UINT8: return inference::TYPE_UINT8;
+    default: return inference::TYPE_FP32;
+  }
+}
 
 void Describe(const v1::TensorSpec& spec, inference::ModelMetadataResponse::TensorMetadata* out) {
   out->set_name(spec.name());
-  out->set_datatype(IsId(spec) ? "INT32" : "FP32");
+  out->set_datatype(DatatypeOf(spec));
   out->add_shape(-1);
   out->mutable_shape()->MergeFrom(spec.shape());
 }
@@ -49,13 +66,13 @@ void DescribeConfig(const v1::ModelInfo& info, uint32_t ttl_s, uint64_t max_sess
   for (const v1::TensorSpec& spec : info.inputs()) {
     inference::ModelInput* input = config->add_input();
     input->set_name(spec.name());
-    input->set_data_type(IsId(spec) ? inference::TYPE_INT32 : inference::TYPE_FP32);
+    input->set_data_type(ConfigTypeOf(spec));
     *input->mutable_dims() = spec.shape();
   }
   for (const v1::TensorSpec& spec : info.outputs()) {
     inference::ModelOutput* output = config->add_output();
     output->set_name(spec.name());
-    output->set_data_type(IsId(spec) ? inference::TYPE_INT32 : inference::TYPE_FP32);
+    output->set_data_type(ConfigTypeOf(spec));
     *output->mutable_dims() = spec.shape();
   }
   inference::ModelSequenceBatching* sequences = config->mutable_sequence_batching();
@@ -72,6 +89,11 @@ void DescribeConfig(const v1::ModelInfo& info, uint32_t ttl_s, uint64_t max_sess
   parameters["version"].set_string_value(info.version());
   parameters["model_hash"].set_string_value(absl::BytesToHexString(info.model_hash()));
   parameters["numerics_id"].set_string_value(info.numerics_id());
+  for (const v1::TensorSpec& spec : info.inputs()) {
+    if (spec.type() != v1::INT16 && spec.type() != v1::UINT8) continue;
+    parameters[absl::StrCat("scale_of_", spec.name())].set_string_value(absl::StrCat(spec.scale()));
+    parameters[absl::StrCat("offset_of_", spec.name())].set_string_value(absl::StrCat(spec.offset()));
+  }
   parameters["state_bytes"].set_string_value(absl::StrCat(info.state_bytes()));
 }
 

@@ -35,7 +35,7 @@ void InferenceFront::Infer(const InferJobPtr& job) {
   }
   if (home == job->shard) return sequences_[home]->Take(job);
   const bool sent = services_.peers->Send(home, [sequences = sequences_[home].get(), job](Shard&) { sequences->Take(job); });
-  if (!sent) job->done(absl::UnavailableError("the server is going away"));
+  if (!sent) job->done(absl::UnavailableError("the server is going away; ask another, or again in a moment"));
 }
 
 void InferenceFront::Cancel(const InferJobPtr& job) {
@@ -68,7 +68,7 @@ void InferenceFront::RepositoryIndex(bool ready_alone, inference::RepositoryInde
 void InferenceFront::Gather(size_t next, const std::shared_ptr<CountsByModel>& counts, const std::function<void()>& then) {
   for (; next < sequences_.size(); ++next) {
     const bool sent = services_.peers->Send(next, [this, next, counts, then](Shard&) {
-      for (const auto& [model, count] : sequences_[next]->counts()) (*counts)[model].Add(count);
+      sequences_[next]->AddCounts(counts.get());
       Gather(next + 1, counts, then);
     });
     if (sent) return;  // else that shard has ended
@@ -97,9 +97,9 @@ void InferenceFront::ModelStatistics(const std::string& name, const std::string&
 
 absl::Status InferenceFront::MayAdminister(bool by_admin) const {
   if (options_.admin == nullptr) {
-    return absl::PermissionDeniedError("models are not loaded and unloaded by call here: the server was started without --allow-admin");
+    return absl::PermissionDeniedError("models are not loaded and unloaded by call here: the server was started without --allow-admin; ask its operator");
   }
-  if (!by_admin) return absl::PermissionDeniedError("models are loaded and unloaded by callers alone whom the server's operator has marked as admin");
+  if (!by_admin) return absl::PermissionDeniedError("models are loaded and unloaded by callers alone whom the server's operator has marked as admin; ask one of them");
   return absl::OkStatus();
 }
 

@@ -32,6 +32,9 @@ class InferenceFront {
   // Before the shards run: the sequences of the next one, whose thread is to call Flush on them.
   Sequences* AddShard(Shard* shard);
 
+  // On the thread of the shard: lets go of what was counted of a model that nothing uses any more.
+  void Forget(size_t shard, const ServedModel& model) { sequences_[shard]->Forget(model); }
+
   // On the thread of job->shard, where it has one. The answer goes to job->done, perhaps at once.
   void Infer(const InferJobPtr& job);
   // The client has gone: done may still be called, and what was not begun is not.

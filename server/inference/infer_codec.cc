@@ -16,6 +16,7 @@ namespace {
 
 using core::DType;
 using core::StepProgram;
+using core::Wire;
 using inference::InferTensorContents;
 using InputTensor = inference::ModelInferRequest::InferInputTensor;
 
@@ -57,7 +58,10 @@ absl::StatusOr<Form> FormOf(const StepProgram::Port& port, const InputTensor& in
   if (port.dtype == DType::kF32 && input.datatype() == "FP32") return Form{v1::FLOAT32, 4, "fp32_contents", 5};
   if (port.dtype == DType::kI32 && input.datatype() == "INT32") return Form{v1::INT32, 4, "int_contents", 1};
   if (port.dtype == DType::kI32 && input.datatype() == "INT64") return Form{v1::INT64, 8, "int64_contents", 2};
-  return Bad(input, absl::StrCat("datatype '", Shown(input.datatype()), "'"), port.dtype == DType::kI32 ? "INT32 or INT64" : "FP32");
+  if (port.wire.type == Wire::kInt16 && input.datatype() == "INT16") return Form{v1::INT16, 2, "int_contents", 1};
+  if (port.wire.type == Wire::kUint8 && input.datatype() == "UINT8") return Form{v1::UINT8, 1, "uint_contents", 3};
+  const char* const expected = port.dtype == DType::kI32 ? "INT32 or INT64" : port.wire.type == Wire::kInt16 ? "INT16 or FP32" : port.wire.type == Wire::kUint8 ? "UINT8 or FP32" : "FP32";
+  return Bad(input, absl::StrCat("datatype '", Shown(input.datatype()), "'"), expected);
 }
 
 absl::StatusOr<uint32_t> StepsOf(const StepProgram::Port& port, const InputTensor& input) {
@@ -87,6 +91,8 @@ absl::Status TakeTyped(InputTensor& input, const Form& form, size_t count, v1::T
   switch (form.type) {
     case v1::FLOAT32: tensor->mutable_floats()->Swap(contents.mutable_fp32_contents()); break;
     case v1::INT64: tensor->mutable_ints()->Swap(contents.mutable_int64_contents()); break;
+    case v1::INT16: tensor->mutable_ints()->Add(contents.int_contents().begin(), contents.int_contents().end()); break;
+    case v1::UINT8: tensor->mutable_ints()->Add(contents.uint_contents().begin(), contents.uint_contents().end()); break;
     default: tensor->set_data(contents.int_contents().data(), n * form.width);
   }
   return absl::OkStatus();
@@ -101,8 +107,6 @@ absl::Status RefuseSharedMemory(const google::protobuf::Map<std::string, inferen
 }
 
 }  // namespace
-
-const char* DatatypeOf(DType type) { return type == DType::kI32 ? "INT32" : "FP32"; }
 
 absl::StatusOr<uint32_t> TakeInputs(const StepProgram& program, inference::ModelInferRequest& request, Tensors* tensors) {
   const auto& ports = program.inputs();

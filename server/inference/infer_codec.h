@@ -19,9 +19,6 @@ namespace lstm::server {
 
 using Tensors = google::protobuf::RepeatedPtrField<v1::Tensor>;
 
-// "FP32" or "INT32".
-const char* DatatypeOf(core::DType type);
-
 // Moves the inputs of `request` to `tensors` (cleared first) and gives the steps that they have. INVALID_ARGUMENT, naming the
 // input, what was expected and what came: names, datatypes, shapes and sizes that are not the model's, values in two forms or
 // in none. Values are not looked at.

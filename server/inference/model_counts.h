@@ -31,6 +31,7 @@ struct ModelCounts {
   void Add(const ModelCounts& other);
   void Fill(inference::ModelStatistics* out) const;
 };
+// Added up, by name and version.
 using ModelVersion = std::pair<std::string, std::string>;
 using CountsByModel = std::map<ModelVersion, ModelCounts>;
 

@@ -107,7 +107,7 @@ absl::Status Sequences::Begin(Sequence* sequence, const InferJobPtr& job) {
   }
   if (sequence->lane == 0) {
     const auto gone = gone_.find(sequence->key);
-    return absl::NotFoundError(absl::StrCat(name, gone == gone_.end() ? " is not known; its first request needs sequence_start" : absl::StrCat(": ", gone->second)));
+    return absl::NotFoundError(absl::StrCat(name, gone == gone_.end() ? " is not known; its first request needs sequence_start" : absl::StrCat(": ", gone->second, "; sequence_start begins it anew")));
   }
   const std::string& version = job->request.model_version();
   if (!version.empty() && version != sequence->model->version) {
@@ -131,6 +131,7 @@ absl::StatusOr<ServedModelPtr> FindWithSteps(const ModelRepository& models, cons
 // A session of its own, on a lane of its own: the one that lives ends when the first step of the new one is applied.
 absl::Status Sequences::Open(Sequence* sequence, const InferJobPtr& job) {
   LSTM_ASSIGN_OR_RETURN(sequence->next_model, FindWithSteps(*services_.models, job->request));
+  sequence->next_counts = CountsOf(*sequence->next_model);
   Face* face = sequence->face;
   do {
     ++face->last_lane;
@@ -208,13 +209,14 @@ void Sequences::OnResult(Sequence* sequence, v1::Result& result) {
     if (sequence->lane != 0) Close(sequence, sequence->lane);
     sequence->lane = std::exchange(sequence->opening, 0);
     sequence->model = std::move(sequence->next_model);
+    sequence->counts = std::exchange(sequence->next_counts, nullptr);
   }
   sequence->holder = job->holder;
   const uint64_t begin = NowNs();
   const auto steps = static_cast<uint64_t>(result.outputs_size() > 0 ? result.outputs(0).shape(0) : 0);
   job->response.set_model_version(sequence->model->version);
   GiveOutputs(sequence->wanted, *result.mutable_outputs(), &job->response);
-  ModelCounts& counts = counts_[{sequence->model->name, sequence->model->version}];
+  ModelCounts& counts = *sequence->counts;
   counts.steps += steps;
   counts.input.Add(sequence->input_ns);
   counts.output.Add(NowNs() - begin);
@@ -261,14 +263,15 @@ void Sequences::Finish(Sequence* sequence, const absl::Status& status) {
   sequence->waiting.pop_front();
   sequence->busy = false;
   if (sequence->opening != 0) Close(sequence, std::exchange(sequence->opening, 0));  // its first step was refused
-  const ServedModelPtr model = sequence->next_model != nullptr ? std::exchange(sequence->next_model, nullptr) : sequence->model;
-  Count(model.get(), *job, status);
+  ModelCounts* const counts = sequence->next_counts != nullptr ? std::exchange(sequence->next_counts, nullptr) : sequence->counts;
+  Count(counts, *job, status);
+  sequence->next_model = nullptr;
   Give(job, status);
   Next(sequence);
 }
 
 void Sequences::Refuse(Sequence* sequence, const InferJobPtr& job, const absl::Status& status) {
-  Count(sequence->model.get(), *job, status);
+  Count(sequence->counts, *job, status);
   Give(job, status);
 }
 
@@ -287,11 +290,20 @@ void Sequences::Remember(const std::string& key, const std::string& why) {
   }
 }
 
-void Sequences::Count(const ServedModel* model, const InferJob& job, const absl::Status& status) {
-  if (model == nullptr) return;
-  ModelCounts& counts = counts_[{model->name, model->version}];
-  (status.ok() ? counts.success : counts.fail).Add((services_.clock() - job.received_us) * kMicros);
-  if (status.ok()) counts.last_ms = services_.unix_clock() / 1000;
+void Sequences::Count(ModelCounts* counts, const InferJob& job, const absl::Status& status) const {
+  if (counts == nullptr) return;
+  (status.ok() ? counts->success : counts->fail).Add((services_.clock() - job.received_us) * kMicros);
+  if (status.ok()) counts->last_ms = services_.unix_clock() / 1000;
+}
+
+ModelCounts* Sequences::CountsOf(const ServedModel& model) {
+  std::unique_ptr<Counted>& entry = counts_[&model];
+  if (entry == nullptr) entry = std::make_unique<Counted>(Counted{{model.name, model.version}, {}});
+  return &entry->counts;
+}
+
+void Sequences::AddCounts(CountsByModel* to) const {
+  for (const auto& [model, counted] : counts_) (*to)[counted->model].Add(counted->counts);
 }
 
 void Sequences::Give(const InferJobPtr& job, const absl::Status& status) {
@@ -310,6 +322,7 @@ void Sequences::TakeWhole(const InferJobPtr& job) {
   auto whole = std::make_unique<Whole>();
   const absl::Status begun = [&]() -> absl::Status {
     LSTM_ASSIGN_OR_RETURN(whole->model, FindWithSteps(*services_.models, job->request));
+    whole->counts = CountsOf(*whole->model);
     v1::PredictRequest request;
     request.set_model(whole->model->name);
     request.set_version(whole->model->version);
@@ -324,7 +337,7 @@ void Sequences::TakeWhole(const InferJobPtr& job) {
     return absl::OkStatus();
   }();
   if (begun.ok()) return;
-  Count(whole->model.get(), *job, begun);
+  Count(whole->counts, *job, begun);
   Give(job, begun);
 }
 
@@ -336,14 +349,14 @@ void Sequences::OnWhole(const InferJob* key, const absl::Status& status) {
     const uint64_t begin = NowNs();
     std::vector<std::string> names;
     for (const v1::Tensor& tensor : whole->response.outputs()) names.push_back(tensor.name());
-    ModelCounts& counts = counts_[{whole->model->name, whole->model->version}];
+    ModelCounts& counts = *whole->counts;
     counts.steps += static_cast<uint64_t>(whole->response.outputs_size() > 0 ? whole->response.outputs(0).shape(0) : 0);
     counts.infer.Add((services_.clock() - job.received_us) * kMicros);
     GiveOutputs(names, *whole->response.mutable_outputs(), &job.response);
     counts.output.Add(NowNs() - begin);
     job.response.set_model_version(whole->model->version);
   }
-  Count(whole->model.get(), job, status);
+  Count(whole->counts, job, status);
   Give(whole->job, status);
 }
 

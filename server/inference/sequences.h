@@ -39,7 +39,9 @@ class Sequences {
   // Looks at what the shard has answered.
   void Flush();
 
-  const CountsByModel& counts() const { return counts_; }
+  void AddCounts(CountsByModel* to) const;
+  // What was counted of a model that nothing here uses and nothing ever will again.
+  void Forget(const ServedModel& model) { counts_.erase(&model); }
   size_t live() const;
 
  private:
@@ -51,6 +53,7 @@ class Sequences {
     uint32_t lane = 0;         // of its session; 0: there is none
     uint32_t opening = 0;      // of the session that a START is about to begin
     ServedModelPtr next_model;
+    ModelCounts *counts = nullptr, *next_counts = nullptr;  // of the two
     std::shared_ptr<const Holder> holder;
     std::deque<InferJobPtr> waiting;  // the first is under way where `busy`
     bool busy = false;
@@ -60,6 +63,7 @@ class Sequences {
   struct Whole {
     InferJobPtr job;
     ServedModelPtr model;
+    ModelCounts* counts = nullptr;
     v1::PredictResponse response;
   };
 
@@ -78,7 +82,8 @@ class Sequences {
   void Send(Face* face, v1::Request request);
   void TakeWhole(const InferJobPtr& job);
   void OnWhole(const InferJob* job, const absl::Status& status);
-  void Count(const ServedModel* model, const InferJob& job, const absl::Status& status);
+  void Count(ModelCounts* counts, const InferJob& job, const absl::Status& status) const;
+  ModelCounts* CountsOf(const ServedModel& model);  // stays where it is as long as somebody holds the model
   void Give(const InferJobPtr& job, const absl::Status& status);
   Face* FaceOf(const std::string& principal);
 
@@ -91,7 +96,11 @@ class Sequences {
   std::map<std::string, std::string> gone_;  // key to the reason; bounded, the oldest leave first
   std::deque<std::string> gone_order_;
   std::unordered_map<const InferJob*, std::unique_ptr<Whole>> wholes_;
-  CountsByModel counts_;
+  struct Counted {
+    ModelVersion model;
+    ModelCounts counts;
+  };
+  std::unordered_map<const ServedModel*, std::unique_ptr<Counted>> counts_;
   v1::StreamRequest message_;  // reused
   bool dirty_ = false;
 };

@@ -3,7 +3,8 @@
 
 Environment: LSTM_SERVER, the binary.
 """
-import os
+import http.client
+import json
 import pathlib
 import queue
 import re
@@ -12,7 +13,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -27,33 +27,17 @@ import grpc
 import numpy as np
 from inference import grpc_service_pb2 as oip
 from inference import grpc_service_pb2_grpc as oip_grpc
+from inference import model_config_pb2
 
 import lstm
+from server_child import Server
 
 TIMEOUT = 60
 
 
-class Server:
-    def __init__(self, *arguments, models="models/repository"):
-        self.process = subprocess.Popen([os.environ["LSTM_SERVER"], "--listen", "127.0.0.1:0", "--metrics-listen", "", "--models", models,
-                                         "--shards", "2", "--pin-shards", "false", *arguments], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        for line in self.process.stderr:
-            if found := re.search(r"listening on (\S+)", line):
-                self.address = found[1]
-            if "ready after" in line:
-                break
-        self.reader = threading.Thread(target=self.process.stderr.read, daemon=True)
-        self.reader.start()
-
-    def channel(self):
-        # A connection of its own: channels share them otherwise.
-        return grpc.insecure_channel(self.address, options=[("grpc.use_local_subchannel_pool", 1)])
-
-    def stop(self):
-        self.process.kill()
-        self.process.wait()
-        self.reader.join()
-        self.process.stderr.close()
+def channel_to(server):
+    # A connection of its own: channels share them otherwise.
+    return grpc.insecure_channel(server.address, options=[("grpc.use_local_subchannel_pool", 1)])
 
 
 DTYPES = {"FP32": np.float32, "INT32": np.int32, "INT64": np.int64}
@@ -127,7 +111,7 @@ class InferenceTest(unittest.TestCase):
         cls.server.stop()
 
     def setUp(self):
-        self.channel = self.server.channel()
+        self.channel = channel_to(self.server)
         self.addCleanup(self.channel.close)
         self.stub = oip_grpc.GRPCInferenceServiceStub(self.channel)
         self.native = lstm.connect(self.server.address, timeout=TIMEOUT)
@@ -296,7 +280,7 @@ class InferenceTest(unittest.TestCase):
         third.close()
 
     def test_a_live_id_is_not_started_again_while_its_connection_is_there(self):
-        other = self.server.channel()
+        other = channel_to(self.server)
         elsewhere = oip_grpc.GRPCInferenceServiceStub(other)
         elsewhere.ModelInfer(request("french", self.words[:1], 10, start=True))
         self.refused(grpc.StatusCode.ALREADY_EXISTS, "sequence 10", self.stub.ModelInfer, request("french", self.words[:1], 10, start=True))
@@ -322,7 +306,7 @@ class InferenceTest(unittest.TestCase):
     def test_idle_sequences_expire_and_say_so(self):
         server = Server("--ttl-seconds", "1")
         self.addCleanup(server.stop)
-        with server.channel() as channel, lstm.connect(server.address, timeout=TIMEOUT) as native:
+        with channel_to(server) as channel, lstm.connect(server.address, timeout=TIMEOUT) as native:
             stub = oip_grpc.GRPCInferenceServiceStub(channel)
             self.assertEqual(stub.ModelConfig(oip.ModelConfigRequest(name="french")).config.sequence_batching.max_sequence_idle_microseconds, 1_000_000)
             stub.ModelInfer(request("french", self.words[:1], 4, start=True))
@@ -414,7 +398,7 @@ class InferenceTest(unittest.TestCase):
 
     def test_clients_that_vanish_leave_no_wreck(self):
         for _ in range(20):
-            with self.server.channel() as channel:
+            with channel_to(self.server) as channel:
                 stream = Stream(oip_grpc.GRPCInferenceServiceStub(channel))
                 stream.send(*(request("french", self.words[:1], f"v{i}", start=True) for i in range(50)))
                 stream.take()
@@ -427,7 +411,7 @@ class InferenceTest(unittest.TestCase):
     def test_a_server_that_ends_lets_unused_streams_go(self):
         server = Server("--drain-seconds", "600")
         self.addCleanup(server.stop)
-        with server.channel() as channel:
+        with channel_to(server) as channel:
             stub = oip_grpc.GRPCInferenceServiceStub(channel)
             stream = Stream(stub)
             stream.ask(request("french", self.words[:1], 1, start=True))
@@ -440,6 +424,57 @@ class InferenceTest(unittest.TestCase):
             self.assertEqual(caught.exception.code(), grpc.StatusCode.UNAVAILABLE)
         self.assertEqual(server.process.wait(TIMEOUT), 0)
 
+    def test_integers_travel_for_floats_where_the_manifest_says_so(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        for name, wire in ("int16", "INT16"), ("uint8", "UINT8"):
+            shutil.copytree(ROOT / "models" / "repository" / "telemetry", pathlib.Path(folder.name, name))
+            manifest = pathlib.Path(folder.name, name, "1", "model.textproto")
+            text, count = re.subn(r"(input \{[^}]*shape: 6)", rf"\1 wire {{ type: {wire} scale: 0.5 offset: 0.25 }}", manifest.read_text())
+            self.assertEqual(count, 1)
+            manifest.write_text(text)
+        server = Server(models=folder.name)
+        self.addCleanup(server.stop)
+        rng = np.random.default_rng(1)
+        with channel_to(server) as channel:
+            stub = oip_grpc.GRPCInferenceServiceStub(channel)
+            for name, datatype, dtype, field, config in (("int16", "INT16", np.int16, "int_contents", "TYPE_INT16"), ("uint8", "UINT8", np.uint8, "uint_contents", "TYPE_UINT8")):
+                self.assertEqual(stub.ModelMetadata(oip.ModelMetadataRequest(name=name)).inputs[0].datatype, datatype)
+                told = stub.ModelConfig(oip.ModelConfigRequest(name=name)).config
+                self.assertEqual(told.input[0].data_type, model_config_pb2.DataType.Value(config))
+                self.assertEqual((told.parameters["scale_of_reading"].string_value, told.parameters["offset_of_reading"].string_value), ("0.5", "0.25"))
+                x = rng.integers(np.iinfo(dtype).min // 8, np.iinfo(dtype).max // 8, (3, 6)).astype(dtype)
+                answers = []
+                for form, values in (datatype, x), (field, x), ("FP32", x.astype(np.float32) * np.float32(0.5) + np.float32(0.25)):
+                    asked = oip.ModelInferRequest(model_name=name)
+                    tensor = asked.inputs.add(name="reading", shape=x.shape, datatype="FP32" if form == "FP32" else datatype)
+                    if form == field:
+                        getattr(tensor.contents, field).extend(x.ravel().tolist())
+                    else:
+                        asked.raw_input_contents.append(values.tobytes())
+                    answers.append(stub.ModelInfer(asked).raw_output_contents)
+                self.assertEqual(answers[0], answers[1])
+                self.assertEqual(answers[0], answers[2])
+                asked.inputs[0].datatype = "INT32"
+                self.refused(grpc.StatusCode.INVALID_ARGUMENT, f"datatype 'INT32', expected {datatype} or FP32", stub.ModelInfer, asked)
+                asked.inputs[0].datatype = datatype
+                self.refused(grpc.StatusCode.INVALID_ARGUMENT, f"{4 * x.size} bytes in raw_input_contents, expected {x.nbytes}", stub.ModelInfer, asked)
+                del asked.raw_input_contents[:]
+                getattr(asked.inputs[0].contents, field).extend([np.iinfo(dtype).max + 1] * x.size)
+                self.refused(grpc.StatusCode.INVALID_ARGUMENT, f"value {np.iinfo(dtype).max + 1} at step 0, expected {np.iinfo(dtype).min} to {np.iinfo(dtype).max}", stub.ModelInfer, asked)
+                # And over HTTP.
+                def ask(datatype, values):
+                    body = json.dumps({"inputs": [{"name": "reading", "datatype": datatype, "shape": x.shape, "data": values}]})
+                    connection = http.client.HTTPConnection(*server.http, timeout=TIMEOUT)
+                    connection.request("POST", f"/v2/models/{name}/infer", body)
+                    got = json.loads(connection.getresponse().read())
+                    connection.close()
+                    return got
+                got = ask(datatype, x.tolist())
+                self.assertEqual([np.float32(o["data"]).tobytes() for o in got["outputs"]], list(answers[0]))
+                self.assertIn(f"data holds 70000, which {datatype} has not", ask(datatype, [70000] * x.size)["error"])
+                self.assertIn("expected whole numbers", ask(datatype, [0.5] * x.size)["error"])
+
     # Models by call
 
     def test_models_are_loaded_and_unloaded_by_call(self):
@@ -450,7 +485,7 @@ class InferenceTest(unittest.TestCase):
         shutil.copytree(repository / "french", models / "french")
         server = Server("--allow-admin", "--model-poll-seconds", "0", models=folder.name)
         self.addCleanup(server.stop)
-        with server.channel() as channel:
+        with channel_to(server) as channel:
             stub = oip_grpc.GRPCInferenceServiceStub(channel)
             load = lambda name: stub.RepositoryModelLoad(oip.RepositoryModelLoadRequest(model_name=name))
             unload = lambda name: stub.RepositoryModelUnload(oip.RepositoryModelUnloadRequest(model_name=name))

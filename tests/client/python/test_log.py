@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: MIT
 """The log of a real server while its callers and files are hostile. Environment: LSTM_SERVER, the binary."""
+import http.client
 import json
 import os
 import pathlib
-import re
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import unittest
+import urllib.parse
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "client" / "python"))
 
 import grpc
+from server_child import Server
 from lstm.v1 import prediction_pb2 as pb
 from lstm.v1 import prediction_pb2_grpc as pb_grpc
 from lstm.v1 import session_pb2 as session
@@ -31,16 +31,9 @@ class LogTest(unittest.TestCase):
             shutil.copytree(ROOT / "models/repository/french", f"{models}/french")
             os.makedirs(f"{models}/broken/1")
             pathlib.Path(f"{models}/broken/1/model.textproto").write_text(FORGED)
-            process = subprocess.Popen([os.environ["LSTM_SERVER"], "--listen", "127.0.0.1:0", "--http-listen", "", "--metrics-listen", "", "--models", models, "--state-dir", f"{models}/{FORGED}", "--log-format", form, "--log-level", "debug"],
-                                       cwd=ROOT, stderr=subprocess.PIPE)
-            self.addCleanup(process.wait)
-            self.addCleanup(process.kill)
-            lines = []
-            for line in process.stderr:
-                lines.append(line)
-                if found := re.search(rb"listening on ([0-9.:]+)", line):
-                    break
-            with grpc.insecure_channel(found[1].decode()) as channel:
+            server = Server("--state-dir", f"{models}/{FORGED}", "--log-format", form, "--log-level", "debug", models=models)
+            self.addCleanup(server.process.kill)
+            with grpc.insecure_channel(server.address) as channel:
                 stub = pb_grpc.PredictionStub(channel)
                 for trace in [f"00-{TRACE}-{PARENT}-01", *HOSTILE_TRACES]:
                     metadata = [("traceparent", trace)]
@@ -49,11 +42,13 @@ class LogTest(unittest.TestCase):
                     self.assertEqual(refused.exception.code(), grpc.StatusCode.NOT_FOUND)
                     opening = session.StreamRequest(requests=[session.Request(open=session.Open(lane=1, model=FORGED))])
                     self.assertEqual(len(list(stub.Stream(iter([opening]), metadata=metadata, timeout=60))), 1)
-            process.send_signal(signal.SIGTERM)
-            lines += process.stderr.read().splitlines(keepends=True)
-            self.assertEqual(process.wait(), 0)
-            process.stderr.close()
-        text = b"".join(lines)
+            for trace in [f"00-{TRACE}-{PARENT}-01", *HOSTILE_TRACES]:
+                connection = http.client.HTTPConnection(*server.http, timeout=60)
+                connection.request("GET", "/v2/models/" + urllib.parse.quote(FORGED, safe=""), headers={"traceparent": trace})
+                self.assertEqual(connection.getresponse().status, 404)
+                connection.close()
+            self.assertEqual(server.terminate(), 0)
+        text = b"".join(server.log)
         self.assertRegex(text, rb"\A[\x20-\x7e\n]*\Z", "nothing but printable ASCII")
         return text.decode().splitlines()
 
@@ -74,6 +69,9 @@ class LogTest(unittest.TestCase):
             self.assertEqual({event["of"] for event in these}, {of})
             traced = [event for event in these if "trace_id" in event]
             self.assertEqual([(event["trace_id"], event["parent_id"]) for event in traced], [(TRACE, PARENT)], f"{what}: one client said which trace it is of")
+        these = [event for event in events if event["message"] == "request refused"]
+        self.assertEqual([event["code"] for event in these], [404] * (1 + len(HOSTILE_TRACES)))
+        self.assertEqual([(event["trace_id"], event["parent_id"]) for event in these if "trace_id" in event], [(TRACE, PARENT)], "over HTTP as over gRPC")
         refused = next(event for event in ours if event["message"] == "call refused")
         self.assertEqual(refused["code"], grpc.StatusCode.NOT_FOUND.value[0])
 

@@ -12,10 +12,8 @@ import re
 import shutil
 import socket
 import struct
-import subprocess
 import sys
 import tempfile
-import threading
 import unittest
 import urllib.parse
 
@@ -26,6 +24,7 @@ import grpc
 import numpy as np
 
 import lstm
+from server_child import Server
 from lstm.v1 import prediction_pb2, session_pb2
 
 MB = 1 << 20
@@ -40,31 +39,12 @@ class ThreatsTest(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.models = pathlib.Path(folder.name, "private-place")
         shutil.copytree(ROOT / "models" / "repository", self.models, ignore=lambda _, names: {n for n in names if n == "shakespeare"})
-        self.server = subprocess.Popen([os.environ["LSTM_SERVER"], "--listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--metrics-listen", "", "--models", self.models,
-                                        "--shards", "2", "--pin-shards", "false", "--allow-admin", "--grpc-memory-bytes", str(QUOTA), "--log-level", "trace"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        self.addCleanup(self.stop)
-        for line in self.server.stderr:
-            if found := re.search(r"listening on (\S+)", line):
-                self.address = found[1]
-            if found := re.search(r"Open Inference Protocol on http://([0-9.]+):(\d+)/v2", line):
-                self.http = found[1], int(found[2])
-                break
-        self.log = []
-        self.reader = threading.Thread(target=lambda: self.log.extend(self.server.stderr), daemon=True)
-        self.reader.start()
-
-    def stop(self):
-        if self.reader is None:
-            return
-        alive = self.server.poll() is None
-        self.server.kill()
-        self.server.wait()
-        self.reader.join()
-        self.server.stderr.close()
-        self.assertTrue(alive, "the server died of it")
+        self.server = Server("--allow-admin", "--grpc-memory-bytes", str(QUOTA), "--log-level", "trace", models=self.models)
+        self.addCleanup(lambda: self.server and self.assertTrue(self.server.stop(), "the server died of it"))
+        self.address, self.http = self.server.address, self.server.http
 
     def peak(self):
-        return int(re.search(r"VmHWM:\s+(\d+) kB", pathlib.Path(f"/proc/{self.server.pid}/status").read_text())[1]) << 10
+        return int(re.search(r"VmHWM:\s+(\d+) kB", pathlib.Path(f"/proc/{self.server.process.pid}/status").read_text())[1]) << 10
 
     def channel(self):
         channel = grpc.insecure_channel(self.address, options=[("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1)])
@@ -162,12 +142,9 @@ class ThreatsTest(unittest.TestCase):
                 connection.request(method, path, data, {"User-Agent": mark, "Authorization": f"Bearer {mark}"})
                 self.assertGreaterEqual(connection.getresponse().status, 400, path)
                 connection.close()
-        self.server.terminate()
-        self.assertEqual(self.server.wait(), 0)
-        self.reader.join()
-        self.server.stderr.close()
-        self.reader = None
-        lines = "".join(self.log).splitlines(keepends=False)
+        server, self.server = self.server, None
+        self.assertEqual(server.terminate(), 0)
+        lines = b"".join(server.log).decode().splitlines(keepends=False)
         self.assertIn("stopped", lines[-1])
         for line in lines:  # what is for who looks closely has it, escaped: no line is another's
             self.assertRegex(line, r"^[0-9T:.+-]+ (debug|info|warning) [ -~]*$")

@@ -251,6 +251,24 @@ TEST_F(SequencesTest, StatisticsAddUpOverTheShards) {
   EXPECT_EQ(got.model_stats(0).last_inference(), 1000u);
 }
 
+TEST_F(SequencesTest, WhatWasCountedOfAModelGoesWithIt) {
+  for (int64_t id = 1; id <= 8; ++id) Do({5}, id, true, true);
+  Do({5}, 0);
+  const server::ServedModelPtr french = *Models()->Find("french", ""), telemetry = *Models()->Find("telemetry", "");
+  const auto steps = [&] {
+    uint64_t count = 0;
+    front_->ModelStatistics("french", "", [&](const absl::Status&, const inference::ModelStatisticsResponse& response) { count = response.model_stats(0).inference_count(); });
+    Settle();
+    return count;
+  };
+  for (size_t i = 0; i < world_->shards(); ++i) front_->Forget(i, *telemetry);
+  EXPECT_EQ(steps(), 9u);
+  for (size_t i = 0; i < world_->shards(); ++i) front_->Forget(i, *french);
+  EXPECT_EQ(steps(), 0u);
+  Do({5}, 1, true);
+  EXPECT_EQ(steps(), 1u);
+}
+
 struct Hostile {
   const char* name;
   std::function<void(inference::ModelInferRequest&)> change;
