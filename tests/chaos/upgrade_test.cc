@@ -64,14 +64,21 @@ TEST_F(UpgradeTest, AServerIsReplacedWhileItsClientsStreamOn) {
   Server a(binary, directory / "state", {}, {"--log-level", "debug"}), b(binary, directory / "state", {}, {"--log-level", "debug"});
   ASSERT_TRUE(a.Start()) << a.log();
   Proxy proxy({a.port(), b.port()});  // stands for what finds the server that is up: a name, a load balancer
-  Crowd crowd({.address = proxy.address(), .host = !directory.in_memory()}, plans_);
+  const uint64_t rounds = Setting("LSTM_ROUNDS", 6), seats = Setting("LSTM_SEATS", 8);  // of each of eight streams
+  Crowd crowd({.address = proxy.address(), .seats = seats, .host = !directory.in_memory()}, plans_);
+  const uint64_t turns = 16 * seats * crowd.streams();
   Server *now = &a, *next = &b;
-  for (int round = 0; round < 6; ++round) {
-    ASSERT_TRUE(Progress(crowd, 1000)) << crowd.violations();
-    next->Launch();
-    ASSERT_TRUE(next->process().WaitForText("waiting for the state directory")) << next->log();
-    ASSERT_TRUE(Progress(crowd, 200)) << crowd.violations();
-    EXPECT_EQ(now->Terminate(), 0) << now->log();
+  for (uint64_t round = 0; round < rounds; ++round) {
+    ASSERT_TRUE(Progress(crowd, turns)) << crowd.violations();
+    if (round % 3 != 2) {
+      next->Launch();
+      ASSERT_TRUE(next->process().WaitForText("waiting for the state directory")) << next->log();
+      ASSERT_TRUE(Progress(crowd, turns / 5)) << crowd.violations();
+      EXPECT_EQ(now->Terminate(), 0) << now->log();
+    } else {  // and without a successor that waits
+      EXPECT_EQ(now->Terminate(), 0) << now->log();
+      next->Launch();
+    }
     ASSERT_TRUE(next->process().WaitForText(kListening)) << next->log();
     EXPECT_EQ(now->log().find("the drain's deadline passed"), std::string::npos) << "not all streams left by themselves\n" << now->log();
     std::swap(now, next);
