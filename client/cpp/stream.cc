@@ -22,13 +22,14 @@ constexpr milliseconds kLongest = std::chrono::hours(24 * 365);
 constexpr uint32_t kLongestMoveMs = 30'000;     // whatever a draining server asks for
 constexpr size_t kMessageBytes = 1 << 20;       // the server takes 4 MB; a larger request goes alone
 
-// Proxies turn a dead server into any of these.
+// Proxies turn a dead server into any of these; a stream that nobody used for long ends with DEADLINE_EXCEEDED, for ours have no deadline.
 bool MendsByItself(const grpc::Status& status) {
   switch (status.error_code()) {
     case grpc::StatusCode::OK:
     case grpc::StatusCode::UNAVAILABLE:
     case grpc::StatusCode::CANCELLED:
     case grpc::StatusCode::INTERNAL:
+    case grpc::StatusCode::DEADLINE_EXCEEDED:
     case grpc::StatusCode::UNKNOWN: return true;
     default: return false;
   }
@@ -108,6 +109,7 @@ absl::StatusOr<std::unique_ptr<Session>> Stream::Add(SessionLog log, Session::Mi
       sessions_.emplace(lane, session.get());
       connected = accepting_;
     }
+    over_.notify_all();  // perhaps the first
     if (connected) session->OnConnected();
   }
   const absl::Status opened = session->WaitOpen(timeout);
@@ -228,6 +230,7 @@ void Stream::ConnectLoop() {
   Backoff backoff;
   auto lost_at = Clock::now();
   while (true) {
+    if (WaitForSession()) lost_at = Clock::now();
     const auto call = std::make_shared<Call>();
     call->context = wiring_.context();
     {
@@ -252,10 +255,11 @@ void Stream::ConnectLoop() {
       backoff.Had(now - heard.value_or(begin));
     }
     std::chrono::microseconds pause(0);
-    bool last = false;
+    bool last = false, unused = false;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      last = closing_ || !MendsByItself(status) || patience_ <= milliseconds(0);
+      unused = sessions_.empty();
+      last = closing_ || !MendsByItself(status) || (patience_ <= milliseconds(0) && !unused);
       const bool told = std::exchange(moving_, false);
       pause = backoff.Next(told);
       if (told) {
@@ -266,6 +270,7 @@ void Stream::ConnectLoop() {
     }
     Detach(why, last);
     if (last) return;
+    if (unused) continue;  // nobody misses it
     if (!std::exchange(down_, true)) {
       down_since_ = now;
       if (wiring_.on_event) wiring_.on_event({StreamEvent::Kind::kLost, why, 0});
@@ -275,6 +280,15 @@ void Stream::ConnectLoop() {
       return Detach(absl::Status(why.code(), absl::StrCat(why.message(), "; no server answered for ", how_long)), true);
     }
   }
+}
+
+// A call that says nothing is ended by the server within seconds: none is made before there is a session. True where it had to wait.
+bool Stream::WaitForSession() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  const auto ready = [this] { return closing_ || !sessions_.empty(); };
+  if (ready()) return false;
+  over_.wait(lock, ready);
+  return true;
 }
 
 // False where there is none in time, or the stream is to end.

@@ -32,7 +32,7 @@ struct StreamEvent {
   double seconds = 0;   // kResumed: since the connection was lost
 };
 
-// One bidirectional stream with any number of sessions on its lanes. Thread-safe. What is queued while a message is being
+// One bidirectional stream with any number of sessions on its lanes, begun with the first of them. Thread-safe. What is queued while a message is being
 // written goes with the next one: requests coalesce under load and wait for nothing when there is none.
 //
 // A call that breaks off, or ends without our asking, is made again: at once where it had held, else after a pause that
@@ -87,6 +87,7 @@ class Stream {
   void RetryDue(std::unique_lock<std::mutex>& lock);
   void TakeSome(v1::StreamRequest& message);
   void ConnectLoop();
+  bool WaitForSession();
   void Attach(const std::shared_ptr<Call>& call);
   void Detach(const absl::Status& why, bool for_good);
   bool WaitForServer(Clock::duration pause, Clock::time_point until);

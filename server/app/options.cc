@@ -55,10 +55,12 @@ void Describe(CLI::App& app, ServerOptions& o, std::string& config) {
   app.add_option("--max-sessions", o.max_sessions, "Sessions that may be open at a time");
   app.add_option("--max-session-bytes", o.max_session_bytes, "Bytes of state, waiting inputs and kept answers, all sessions together");
   app.add_option("--window", o.window, "Unacknowledged turns of a session, where Open does not say");
+  app.add_option("--max-wait-ms", o.max_wait_ms, "Refuse a turn at once (RETRY) that other sessions would keep waiting for more milliseconds than this; 0: none, windows and memory are the bounds");
   app.add_option("--ttl-seconds", o.ttl_seconds, "Seconds a session outlives its last use, where Open does not say");
   app.add_option("--max-ttl-seconds", o.max_ttl_seconds, "Most seconds that an Open may ask for");
   app.add_option("--orphan-ttl-seconds", o.orphan_ttl_seconds, "Seconds a volatile session outlives its stream, where Open set no TTL");
   app.add_option("--stream-budget-bytes", o.stream_budget_bytes, "Bytes of a stream that wait to be computed or sent; above, it is not read");
+  app.add_option("--first-message-seconds", o.first_message_seconds, "Seconds until a stream of lstm.v1.Prediction is closed on which no message came");
   app.add_option("--idle-stream-seconds", o.idle_stream_seconds, "Seconds until a stream without a session is closed, or a connection without a call");
   app.add_option("--max-message-bytes", o.max_message_bytes, "Bytes of the largest message that is received");
   app.add_option("--max-streams-per-connection", o.max_streams_per_connection, "Calls open at a time on one connection");
@@ -173,6 +175,8 @@ std::vector<absl::Status> ServerOptions::Faults() const {
   check(InRange("max-ttl-seconds", max_ttl_seconds, 1, 30 * 86'400));
   check(InRange("orphan-ttl-seconds", orphan_ttl_seconds, 1, max_ttl_seconds));
   check(InRange("stream-budget-bytes", stream_budget_bytes, 1u << 16, uint64_t{1} << 32));
+  check(InRange("max-wait-ms", max_wait_ms, 0, 3'600'000));
+  check(InRange("first-message-seconds", first_message_seconds, 1, 86'400));
   check(InRange("idle-stream-seconds", idle_stream_seconds, 1, 86'400));
   check(InRange("max-message-bytes", max_message_bytes, 1u << 10, 1u << 30));
   check(InRange("max-streams-per-connection", max_streams_per_connection, 1, 1'000'000));
@@ -220,6 +224,8 @@ absl::Status ReadConfig(const std::string& text, ServerOptions& o) {
   LSTM_TAKE(max_ttl_seconds);
   LSTM_TAKE(orphan_ttl_seconds);
   LSTM_TAKE(stream_budget_bytes);
+  LSTM_TAKE(max_wait_ms);
+  LSTM_TAKE(first_message_seconds);
   LSTM_TAKE(idle_stream_seconds);
   LSTM_TAKE(max_message_bytes);
   LSTM_TAKE(max_streams_per_connection);

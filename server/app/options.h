@@ -33,10 +33,12 @@ struct ServerOptions {
   uint64_t max_sessions = 100'000;
   uint64_t max_session_bytes = uint64_t{2} << 30;
   uint32_t window = 8;
+  uint32_t max_wait_ms = 0;  // 0: no turn is refused for its wait
   uint32_t ttl_seconds = 900;
   uint32_t max_ttl_seconds = 86'400;
   uint32_t orphan_ttl_seconds = 60;
   uint64_t stream_budget_bytes = 4u << 20;
+  uint32_t first_message_seconds = 5;
   uint32_t idle_stream_seconds = 300;
   uint32_t max_message_bytes = 4u << 20;
   uint32_t max_streams_per_connection = 4096;

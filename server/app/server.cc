@@ -39,8 +39,10 @@ GrpcServer::Options ToServer(const ServerOptions& o) {
   out.shards = o.shards > 0 ? o.shards : std::max(1u, std::thread::hardware_concurrency());
   out.loop.pin = o.pin_shards;
   out.loop.stream_budget_bytes = o.stream_budget_bytes;
+  out.loop.first_message_s = o.first_message_seconds;
   out.loop.idle_stream_s = o.idle_stream_seconds;
   out.loop.shard.default_window = o.window;
+  out.loop.shard.max_wait_us = uint64_t{o.max_wait_ms} * 1000;
   out.loop.shard.ttl_s = o.ttl_seconds;
   out.loop.shard.max_ttl_s = o.max_ttl_seconds;
   out.loop.shard.orphan_ttl_s = o.orphan_ttl_seconds;

@@ -143,6 +143,7 @@ std::vector<MetricFamily> Families(const MetricSources& sources) {
   if (sources.callers != nullptr) out.push_back(Unauthenticated(*sources.callers));
   out.push_back(OverLimits(sums));
   out.push_back(Faults(sums, sources.not_recovered));
+  counter("lstm_turns_refused_busy_total", "Turns that were refused because others would have kept them waiting for longer than --max-wait-ms", sums.Of(&ShardCounters::over_wait));
   const double turns = sums.Of(&ShardCounters::turns), predicts = sums.Of(&ShardCounters::predicts);
   counter("lstm_turns_total", "Turns of sessions that were applied", turns);
   counter("lstm_steps_total", "Time steps of these turns", sums.Of(&ShardCounters::steps));

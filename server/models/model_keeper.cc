@@ -248,7 +248,7 @@ absl::Status ModelKeeper::Forbid(const std::string& name, Notes& notes) {
 
 absl::Status ModelKeeper::StateOf(const std::string& name) const {
   const auto known = known_.find(name);
-  if (known == known_.end()) return absl::NotFoundError("the model repository has no model of that name");
+  if (known == known_.end()) return absl::NotFoundError("the model repository has no model of that name; its files must be there first");
   std::vector<std::string> refused, open;
   for (const auto& [number, version] : known->second) {
     if (version.open) open.push_back(absl::StrCat(number));

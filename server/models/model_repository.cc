@@ -88,7 +88,8 @@ absl::StatusOr<ServedModelPtr> ModelRepository::FindHash(const std::string& name
   }
   if (found) return found;
   return absl::NotFoundError(absl::StrCat("the session began on model '", name, "' version ", version,
-                                          other_bytes ? ", whose files are others now" : ", which is not there any more"));
+                                          other_bytes ? ", whose files are others now" : ", which is not there any more",
+                                          "; open another session, or ask the operator to put them back"));
 }
 
 ServedModelPtr ModelRepository::FindMark(const ModelMark& mark) const {

@@ -22,8 +22,8 @@ namespace lstm::server {
 //
 //  1. The call is armed; when a stream comes, it sends its initial metadata and reads. Where the server drains, or does not know its
 //     client, it is refused.
-//  2. A message goes to Take; the next is read unless what was received and not computed, and what was computed and not
-//     taken by gRPC, exceeds the budget.
+//  2. A message goes to Take, in parts where it is long, one a round; the next is read unless what was received and not computed, and what was
+//     computed and not taken by gRPC, exceeds the budget.
 //  3. After each round of the loop, Flush sends what the round answered; one write is in flight at a time, and what comes
 //     meanwhile goes with the next.
 //  4. When the client has half-closed and nothing waits, the call finishes with OK; a failed read or write ends it too.
@@ -55,12 +55,29 @@ class BidiCall : public LoopCall {
       stalled_ = true;
       context_.TryCancel();  // the write comes back as failed
     }
+    // Its end waits behind what its client does not take.
+    if (finishing_ && !done_ && now_us - finish_began_us_ > loop_->options().stalled_write_s * kMicros) context_.TryCancel();
     if (caller_.withdrawn()) FinishAfterAnswers({grpc::StatusCode::UNAUTHENTICATED, "the token was withdrawn; ask the operator of the server for another"});
     if (finishing_ || half_closed_ || writing_ || !outgoing_.empty() || !unused()) return;
     if (const auto status = EndUnused(); status) return Finish(*status);
+    if (!heard_ && SpeaksAtOnce() && now_us - began_us_ > loop_->options().first_message_s * kMicros) {
+      return Finish({grpc::StatusCode::DEADLINE_EXCEEDED, "no message came on this stream; open a stream when there is something to send"});
+    }
     if (now_us - last_message_us_ > loop_->options().idle_stream_s * kMicros) {
       Finish({grpc::StatusCode::DEADLINE_EXCEEDED, "no session on this stream for too long; open a stream when there is work"});
     }
+  }
+
+  void GoOn() override {
+    if (finishing_) return;
+    TakeIncoming();
+    MarkDirty();
+  }
+
+  void Explain() const override {
+    LogEvent(LogLevel::kWarning, "stream is cut: it did not end in the time of the drain",
+             {{"trace_id", trace_.trace_id()}, {"parent_id", trace_.parent_id()}, {"peer", context_.peer()}, {"of", Request::descriptor()->full_name()}, {"shard", loop_->index()},
+              {"half_closed", half_closed_}, {"quiet", finishing_ || quiet()}, {"writing", writing_}, {"reading", reading_}, {"ending", finishing_}, {"unsent_bytes", outgoing_bytes_}});
   }
 
  protected:
@@ -77,12 +94,15 @@ class BidiCall : public LoopCall {
   // A stream has come; Detach is called once in its end.
   virtual void Attach() = 0;
   virtual void Detach() = 0;
-  virtual void Take(Request& message) = 0;
+  // False: it goes on with the same message when it is called again, in the next round.
+  virtual bool Take(Request& message) = 0;
   // Bytes received and not computed.
   virtual size_t backlog_bytes() const = 0;
   // Nothing more will be answered without another message; and nothing lives on it.
   virtual bool quiet() const = 0;
   virtual bool unused() const = 0;
+  // Clients of this kind of call open it when there is something to send.
+  virtual bool SpeaksAtOnce() const { return true; }
   // What an unused stream is to end with at once.
   virtual std::optional<grpc::Status> EndUnused() { return std::nullopt; }
 
@@ -167,17 +187,23 @@ class BidiCall : public LoopCall {
     if (finishing_) return MaybeDelete();
     if (ok) {
       last_message_us_ = loop_->now_us();
-      if (!last_) Take(incoming_);
-      // A large message is not kept for the next one.
-      if (incoming_.SpaceUsedLong() > 4 * kKeptMessageBytes) incoming_ = Request();
+      heard_ = true;
+      TakeIncoming();
     } else {
       half_closed_ = true;
     }
     MarkDirty();
   }
 
+  void TakeIncoming() {
+    taking_ = !last_ && !Take(incoming_);
+    if (taking_) return loop_->Again(this);
+    // A large message is not kept for the next one.
+    if (incoming_.SpaceUsedLong() > 4 * kKeptMessageBytes) incoming_ = Request();
+  }
+
   void MaybeRead() {
-    if (reading_ || half_closed_ || finishing_ || last_) return;
+    if (taking_ || reading_ || half_closed_ || finishing_ || last_) return;
     if (backlog_bytes() + outgoing_bytes_ > loop_->options().stream_budget_bytes) return;
     reading_ = true;
     ++pending_;
@@ -206,6 +232,7 @@ class BidiCall : public LoopCall {
     if (stalled_) Log(LogLevel::kWarning, "stream cut: its client takes no answers", status);
     else Log(status.ok() || status.error_code() == grpc::StatusCode::CANCELLED ? LogLevel::kDebug : LogLevel::kInfo, "stream ended", status);
     Detach();
+    finish_began_us_ = loop_->now_us();
     ++pending_;
     stream_.Finish(status, &finished_);
   }
@@ -251,7 +278,9 @@ class BidiCall : public LoopCall {
   bool broken_ = false;           // no more answers can go
   bool refused_ = false;          // it never was attached
   bool stalled_ = false;          // its client takes no answers
-  uint64_t began_us_ = 0, write_began_us_ = 0, last_message_us_ = 0;
+  bool heard_ = false;            // a message came
+  bool taking_ = false;           // what came last is not taken whole yet
+  uint64_t began_us_ = 0, write_began_us_ = 0, last_message_us_ = 0, finish_began_us_ = 0;
   TraceContext trace_;
 };
 

@@ -191,7 +191,10 @@ bool GrpcServer::Send(size_t to, std::function<void(Shard&)> task) {
 
 void GrpcServer::Forget(const ServedModelPtr& model) {
   for (const auto& loop : loops_) {
-    loop->Post([loop = loop.get(), model] { loop->shard().Forget(*model); });
+    loop->Post([this, loop = loop.get(), model] {
+      loop->shard().Forget(*model);
+      inference_->Forget(loop->index(), *model);
+    });
   }
 }
 
@@ -214,7 +217,11 @@ bool GrpcServer::Drain(uint32_t deadline_ms) {
     loop->Post([loop = loop.get(), deadline_ms] { loop->shard().Drain(deadline_ms); });
   }
   const bool none = spread_->WaitForNone(until);
-  return inference_spread_->WaitForNone(until) && none;
+  const bool all = inference_spread_->WaitForNone(until) && none;
+  for (const auto& loop : loops_) {
+    if (!all) loop->Post([loop = loop.get()] { loop->ExplainCalls(); });
+  }
+  return all;
 }
 
 void GrpcServer::Stop() {

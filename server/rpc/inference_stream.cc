@@ -48,7 +48,7 @@ void InferenceStreamCall::Detach() {
   for (const InferJobPtr& job : std::exchange(jobs_, {})) calls_.front->Cancel(job);
 }
 
-void InferenceStreamCall::Take(inference::ModelInferRequest& message) {
+bool InferenceStreamCall::Take(inference::ModelInferRequest& message) {
   auto job = std::make_shared<InferJob>();
   const size_t bytes = message.ByteSizeLong() + kJobBytes;
   job->request.Swap(&message);
@@ -62,6 +62,7 @@ void InferenceStreamCall::Take(inference::ModelInferRequest& message) {
   ++under_way_;
   jobs_.insert(job);
   calls_.front->Infer(job);
+  return true;
 }
 
 void InferenceStreamCall::Answer(InferJob& job, size_t bytes, const absl::Status& status) {

@@ -40,10 +40,11 @@ class InferenceStreamCall : public BidiCall<inference::GRPCInferenceService::Asy
   void ArmNext() override { Arm(calls_); }
   void Attach() override;
   void Detach() override;
-  void Take(inference::ModelInferRequest& message) override;
+  bool Take(inference::ModelInferRequest& message) override;
   size_t backlog_bytes() const override { return backlog_bytes_; }
   bool quiet() const override { return under_way_ == 0; }
   bool unused() const override { return under_way_ == 0 && begun_ <= 0; }
+  bool SpeaksAtOnce() const override { return false; }  // tritonclient's start_stream, and perf_analyzer, open it long before
   std::optional<grpc::Status> EndUnused() override;
   void Answer(InferJob& job, size_t bytes, const absl::Status& status);
 

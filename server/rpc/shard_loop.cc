@@ -86,7 +86,8 @@ void ShardLoop::Shutdown() {
 
 void ShardLoop::Run() {
   bool open = true;
-  while (TakeEvents(!shard_.has_work())) {
+  while (TakeEvents(!shard_.has_work() && again_.empty())) {
+    GoOn();
     if (shard_.next_timer_us() <= MonotonicMicros()) shard_.RunTimers();
     if (shard_.has_work()) shard_.Work();
     Flush();
@@ -127,6 +128,14 @@ bool ShardLoop::TakeEvents(bool wait) {
   return status != grpc::CompletionQueue::SHUTDOWN;
 }
 
+void ShardLoop::GoOn() {
+  std::vector<LoopCall*> calls;
+  calls.swap(again_);
+  for (LoopCall* call : calls) {
+    if (call != nullptr) call->GoOn();
+  }
+}
+
 void ShardLoop::Flush() {
   if (after_work_) after_work_();
   // A call that ends while it is flushed leaves the list by Remove, as a null.
@@ -139,6 +148,7 @@ void ShardLoop::Flush() {
 void ShardLoop::Remove(LoopCall* call) {
   calls_.erase(call);
   std::replace(dirty_.begin(), dirty_.end(), call, static_cast<LoopCall*>(nullptr));
+  std::replace(again_.begin(), again_.end(), call, static_cast<LoopCall*>(nullptr));
 }
 
 void ShardLoop::DropStalled() {

@@ -47,6 +47,10 @@ class LoopCall {
   virtual void Flush() = 0;
   // Every second or so.
   virtual void Check(uint64_t now_us) = 0;
+  // In the round after one in which it asked for it (ShardLoop::Again).
+  virtual void GoOn() {}
+  // The time of a drain is up, and it is still there: the log is to say why.
+  virtual void Explain() const {}
 };
 
 // One core: a completion queue, the thread that polls it, and the shard that the thread drives. A round takes in all that
@@ -59,6 +63,7 @@ class ShardLoop {
     bool pin = true;                      // the thread to core `index`
     size_t stream_budget_bytes = 4u << 20;  // not computed and not sent: above it the stream is not read
     uint32_t stalled_write_s = 60;        // a client that takes no answer this long is dropped
+    uint32_t first_message_s = 5;         // a stream whose first message does not come within this is closed
     uint32_t idle_stream_s = 300;         // a stream without a session is closed after this long, and a connection without a call
   };
 
@@ -90,6 +95,12 @@ class ShardLoop {
   void CallEnded() { --live_calls_; }
   uint64_t now_us() const;
   void MarkDirty(LoopCall* call) { dirty_.push_back(call); }
+  // A call has more to do than is fair in one round.
+  void Again(LoopCall* call) { again_.push_back(call); }
+  // Has every call say why it is still there.
+  void ExplainCalls() const {
+    for (const LoopCall* call : calls_) call->Explain();
+  }
   void Add(LoopCall* call) { calls_.insert(call); }
   void Remove(LoopCall* call);
 
@@ -105,6 +116,7 @@ class ShardLoop {
 
   void Run();
   bool TakeEvents(bool wait);  // false: the queue has ended
+  void GoOn();
   void RunPosted();
   void Flush();
   void DropStalled();
@@ -119,6 +131,7 @@ class ShardLoop {
   std::thread thread_;
   std::unordered_set<LoopCall*> calls_;
   std::vector<LoopCall*> dirty_;  // have responses to send, or may read or end
+  std::vector<LoopCall*> again_;  // have more to do in the next round
   uint64_t next_check_us_ = 0;
   size_t last_events_ = 0;
   bool ending_ = false;

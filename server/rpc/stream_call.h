@@ -19,14 +19,21 @@ class StreamCall : public BidiCall<v1::Prediction::AsyncService, v1::StreamReque
   void ArmNext() override { Arm(loop(), service_); }
   void Attach() override;
   void Detach() override;
-  void Take(v1::StreamRequest& message) override { loop()->shard().OnMessage(shard_stream_, message); }
+  bool Take(v1::StreamRequest& message) override {
+    next_request_ = loop()->shard().OnPart(shard_stream_, message, next_request_);
+    if (next_request_ < message.requests_size()) return false;
+    next_request_ = 0;
+    return true;
+  }
   size_t backlog_bytes() const override { return shard_stream_->backlog_bytes(); }
   bool quiet() const override { return shard_stream_->quiet(); }
   bool unused() const override { return shard_stream_->lanes() == 0; }
   v1::Response* Next(size_t bytes) override { return NextMessage(bytes, true)->add_responses(); }
+  void Settled() override { MarkDirty(); }
 
   v1::Prediction::AsyncService* const service_;
   lstm::server::Stream* shard_stream_ = nullptr;
+  int next_request_ = 0;  // of the message that is being taken
 };
 
 }  // namespace lstm::server

@@ -104,7 +104,7 @@ void OfOneSession(Call* call, Ask ask) {
     home->Post([call, status] { call->Finish(status); });
   };
   ShardLoop* loop = (*call->around().loops)[*shard].get();
-  if (!loop->Post([loop, ask, id = *id, done] { ask(loop->shard(), id, done); })) call->Finish(absl::UnavailableError("the server is going away"));
+  if (!loop->Post([loop, ask, id = *id, done] { ask(loop->shard(), id, done); })) call->Finish(absl::UnavailableError("the server is going away; ask another, or again in a moment"));
 }
 
 // The same where the session is the caller's, or they are an admin.

@@ -27,12 +27,12 @@ std::string MessageOf(Refusal why, uint64_t expected_seq) {
     case Refusal::kGap:
       return absl::StrCat("expected seq ", expected_seq, "; send again from there once all outstanding turns are answered");
     case Refusal::kWindow: return "the window is full; acknowledge answers, then send again";
-    case Refusal::kAlreadyAcked: return "this answer was acknowledged and is no longer kept";
-    case Refusal::kSeqReused: return "this seq was sent before with another input";
+    case Refusal::kAlreadyAcked: return "this answer was acknowledged and is no longer kept; go on with the turns behind it";
+    case Refusal::kSeqReused: return "this seq was sent before with another input; send that again, or this under the next seq";
     case Refusal::kDeadline: return "the deadline passed before the turn began; nothing was applied, send it again";
     case Refusal::kRetry: return "the batch failed; nothing was applied, send it again";
-    case Refusal::kNonFinite: return "the turn gives numbers that are not finite; nothing was applied";
-    case Refusal::kInvalid: return "the turn is not valid";
+    case Refusal::kNonFinite: return "the turn gives numbers that are not finite; nothing was applied: send other input, or begin anew with reset_before";
+    case Refusal::kInvalid: return "the turn is not valid; nothing was applied";
   }
   return "";
 }

@@ -23,7 +23,7 @@ class SessionDirectory {
     std::string why;
   };
   // What is said of a session that there never was, and of one that is somebody else's.
-  static constexpr char kUnknown[] = "no such session";
+  static constexpr char kUnknown[] = "no such session: it has ended, or it never was yours; open another";
 
   // The session that the nonce belongs to already, if there is one: then nothing was added.
   std::optional<SessionId> Add(const SessionId& id, const std::optional<Nonce>& nonce, size_t shard);

@@ -18,6 +18,9 @@ constexpr size_t kSmallResponse = 256;
 constexpr uint32_t kResumeAfterMs = 100;
 constexpr uint64_t kMicros = 1'000'000;
 constexpr size_t kWaitingRequests = 256;  // behind an Open or a Resume that is under way
+// Of one message in one round: more than a batch has rows, and a third of a millisecond even where each is refused.
+constexpr int kRequestsOfARound = 256;
+constexpr size_t kBytesOfARound = 256u << 10;
 // Thousands may become idle at once, after a restart above all: steps go on in between.
 constexpr size_t kParkedAtOnce = 32;
 constexpr uint64_t kParkPauseUs = 2'000;
@@ -60,7 +63,7 @@ void Shard::Detach(Stream* stream) {
     Hold(session, nullptr);
     session->closing = false;  // its client does not know what became of the turns before: it may come back for them
     if (session->machine.options().simple) {
-      EndSession(session, v1::NOT_FOUND, "the session is gone: its stream ended");  // nobody can come back to it
+      EndSession(session, v1::NOT_FOUND, "the session is gone: its stream ended; open another");  // nobody can come back to it
     } else {
       Orphan(session, now);
     }
@@ -93,6 +96,20 @@ void Shard::OnMessage(Stream* stream, const v1::StreamRequest& message) {
   for (const v1::Request& request : message.requests()) OnRequest(stream, request);
 }
 
+int Shard::OnPart(Stream* stream, const v1::StreamRequest& message, int next) {
+  const int end = std::min(message.requests_size() - next, kRequestsOfARound) + next;
+  for (size_t bytes = 0; next < end && bytes < kBytesOfARound; ++next) {
+    bytes += message.requests(next).ByteSizeLong();
+    OnRequest(stream, message.requests(next));
+  }
+  return next;
+}
+
+void Shard::Arrived(Stream* stream) {
+  --stream->pending_;
+  stream->sink_->Settled();
+}
+
 void Shard::OnRequests(Stream* stream, const std::vector<v1::Request>& requests) {
   for (const v1::Request& request : requests) OnRequest(stream, request);
 }
@@ -114,7 +131,7 @@ void Shard::OnRequest(Stream* stream, const v1::Request& request) {
     case v1::Request::kResume: number = request.resume().lane(); break;
     case v1::Request::kTouch: number = request.touch().lane(); break;
     case v1::Request::kClose: number = request.close().lane(); break;
-    case v1::Request::KIND_NOT_SET: return RejectLane(stream, 0, 0, v1::INVALID, "a request is none of open, resume, step, touch and close");
+    case v1::Request::KIND_NOT_SET: return RejectLane(stream, 0, 0, v1::INVALID, "a request is none of open, resume, step, touch and close, expected one of them");
   }
   const auto lane = stream->lanes_.find(number);
   if (lane != stream->lanes_.end() && (request.has_open() || request.has_resume())) {
@@ -147,7 +164,7 @@ void Shard::OnRequest(Stream* stream, const v1::Request& request) {
 
 void Shard::OnTouch(Stream* stream, const v1::Touch& touch) {
   Session* session = OnLane(stream, touch.lane());
-  if (session == nullptr) return RejectLane(stream, touch.lane(), 0, v1::NO_SESSION, "nothing is open on this lane");
+  if (session == nullptr) return RejectLane(stream, touch.lane(), 0, v1::NO_SESSION, "nothing is open on this lane; open or resume a session on it first");
   session->machine.Acknowledge(touch.ack());
   session->last_used_us = services_.clock();
   session->warned = false;
@@ -156,7 +173,7 @@ void Shard::OnTouch(Stream* stream, const v1::Touch& touch) {
 
 void Shard::OnClose(Stream* stream, uint32_t lane) {
   Session* session = OnLane(stream, lane);
-  if (session == nullptr) return RejectLane(stream, lane, 0, v1::NO_SESSION, "nothing is open on this lane");
+  if (session == nullptr) return RejectLane(stream, lane, 0, v1::NO_SESSION, "nothing is open on this lane; open or resume a session on it first");
   session->closing = true;
   Advance(session);
 }
@@ -253,7 +270,7 @@ void Shard::RunTimers() {
     const bool busy = session->machine.waiting() > 0 || session->syncing;
     const Expiry expiry = ExpiryOf(now, busy ? now : session->last_used_us, session->ttl_us, session->stream != nullptr && !busy, session->warned);
     if (expiry.expired) {
-      const std::string why = absl::StrCat("the session expired: no step for ", session->ttl_us / kMicros, " s");
+      const std::string why = absl::StrCat("the session expired: no step for ", session->ttl_us / kMicros, " s; open another, with a longer ttl_seconds where it pauses");
       Tell(session, v1::EXPIRED, why);
       EndSession(session, v1::EXPIRED, why);
       continue;
@@ -347,8 +364,8 @@ void Shard::CloseByOperator(const SessionId& id, uint64_t* applied, const Done& 
   Session* session = table_.Find(id);
   if (session == nullptr) return done(Get(id).status());
   *applied = session->machine.applied();
-  Tell(session, v1::CANCELLED_BY_OPERATOR, "an operator closed the session");
-  EndSession(session, v1::NOT_FOUND, "the session is gone: an operator closed it");
+  Tell(session, v1::CANCELLED_BY_OPERATOR, "an operator closed the session; open another");
+  EndSession(session, v1::NOT_FOUND, "the session is gone: an operator closed it; open another");
   done(absl::OkStatus());
 }
 

@@ -32,6 +32,8 @@ class ResponseSink {
   virtual ~ResponseSink() = default;
   // A response to fill, behind those before it. `bytes`: about how large it will be; large messages are split.
   virtual v1::Response* Next(size_t bytes) = 0;
+  // Less waits on the stream than before (Stream::quiet, Stream::backlog_bytes), though perhaps no response says so.
+  virtual void Settled() {}
 };
 
 // The shard's side of one gRPC stream: its lanes. Made by Shard::Attach.
@@ -80,6 +82,8 @@ class Shard {
     size_t max_turn_answer_bytes = 3u << 20;  // below the 4 MB that clients take by default
     uint64_t park_after_us = 60'000'000;  // a stored session that is not used so long leaves its slot
     uint64_t slice_us = 50;  // computing goes on this long without a look at new messages, unless an answer is ready
+  // A turn that other sessions would hold up for longer, as far as can be foreseen, is refused. 0: none is; windows and memory are the bounds.
+  uint64_t max_wait_us = 0;
   };
 
   Shard(size_t index, const Options& options, const ShardServices& services);
@@ -97,6 +101,9 @@ class Shard {
   // be; empty: anonymous.
   Stream* Attach(ResponseSink* sink, const std::string& principal);
   void OnMessage(Stream* stream, const v1::StreamRequest& message);
+  // The same from request `next` on, and no more than a round's share of them, so that no message, whatever it holds, keeps others waiting: gives the
+  // request to go on with in the next round; requests_size() at the end.
+  int OnPart(Stream* stream, const v1::StreamRequest& message, int next);
   void Detach(Stream* stream);
 
   // Async-signal-safe: notes the sessions whose turns this thread is computing, which is about to die of `signal`.
@@ -174,6 +181,7 @@ class Shard {
   void RejectLane(Stream* stream, uint32_t lane, uint64_t seq, v1::Reason reason, const std::string& message,
                   uint32_t retry_after_ms = 0);
   std::shared_ptr<Account> AccountOf(const std::string& principal) const { return services_.callers != nullptr ? services_.callers->AccountOf(principal) : nullptr; }
+  static void Arrived(Stream* stream);  // a lane's session is no longer on its way
   void CountReject(const v1::Reject& reject) { counters_.rejects[static_cast<size_t>(reject.reason())].Add(); }
   void Hold(Session* session, Stream* stream);  // null: let it go
   void Tell(Session* session, v1::Reason reason, const std::string& message);  // Ended, where a stream holds it
@@ -210,7 +218,7 @@ class Shard {
   void Sync(Session* session, Session::AfterSync then);
   void OnSynced(const SessionId& id, const absl::Status& status);
 
-  // shard_turns.cc: turns
+  // shard_admit.cc and shard_turns.cc: turns
   void OnStep(Stream* stream, const v1::Step& step);
   void OnDuplicate(Session* session, uint64_t seq, const TurnRecord& asked, bool valid);
   void Advance(Session* session);  // begins the next turn, ends what is closing
@@ -226,6 +234,8 @@ class Shard {
   void SettleBacklog(Session* session, TurnRecord& record);
   void PredictSequence(const v1::PredictRequest& request, v1::PredictResponse* response, std::unique_ptr<PredictCall> call, PredictDone done, Account* account);
   absl::Status ChargeSteps(Account* account, uint64_t steps);
+  bool RefuseBusy(Session* session, const v1::Step& step, uint64_t seq);  // true: it was
+  uint64_t HeldUpUs(const Session& session, uint32_t steps) const;  // by turns of others
   void FinishPredict(TurnRecord* record);
   void FinishCanary();  // shard_canary.cc
 
@@ -297,6 +307,7 @@ class Shard {
   uint64_t next_sweep_us_ = 0, next_room_us_ = 0;
   bool draining_ = false;
   size_t attached_ = 0;  // sessions that streams hold
+  double row_us_ = 0;    // what a row of a batch has cost of late
   ShardCounters counters_;
 };
 

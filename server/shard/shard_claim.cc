@@ -63,7 +63,7 @@ void Shard::RouteClaim(Claim claim) {
     const SessionDirectory::Absent absent = services_.directory->WhyAbsent(claim.id);
     const bool ours = std::equal(services_.instance.begin(), services_.instance.end(), claim.id.begin());
     if (absent.reason == v1::NOT_FOUND && !ours) {
-      return RefuseClaim(claim, v1::ELSEWHERE, "the session lives in another server; this one can not reach it");
+      return RefuseClaim(claim, v1::ELSEWHERE, "the session lives in another server, which this one can not reach; resume it there");
     }
     return RefuseClaim(claim, absent.reason, absent.reason == v1::NOT_FOUND ? kNotFound : absent.why);
   }
@@ -97,11 +97,11 @@ v1::Reason Shard::CheckClaim(Session* session, const Claim& claim, std::string& 
     return v1::NOT_FOUND;
   }
   if (session->IsLate({claim.holder, claim.attempt})) {
-    why = absl::StrCat("attempt is ", claim.attempt, ", but a later one of the same holder has had the session since");
+    why = absl::StrCat("attempt is ", claim.attempt, ", but a later one of the same holder has had the session since; count attempts up");
     return v1::INVALID;
   }
   if (claim.again && session->holders[0].id != 0 && session->holders[0].id != claim.holder) {
-    why = "another client has taken the session";
+    why = "another client has taken the session; resume it without `again` to take it back";
     return v1::FENCED;
   }
   if (const absl::Status verified = Verify(session); !verified.ok()) {
@@ -117,12 +117,12 @@ v1::Reason Shard::CheckClaim(Session* session, const Claim& claim, std::string& 
   switch (session->machine.Reconcile(claim.have_seq, SameBytes(claim.have_digest, session->state_digest), claim.replay_from)) {
     case SessionMachine::Reconciled::kAgreed: return v1::REASON_UNSPECIFIED;
     case SessionMachine::Reconciled::kAlreadyAcked:
-      why = absl::StrCat("have_seq is ", claim.have_seq, ", but answers up to seq ", session->machine.acked(), " were acknowledged and are gone");
+      why = absl::StrCat("have_seq is ", claim.have_seq, ", but answers up to seq ", session->machine.acked(), " were acknowledged and are gone; resume with what was acknowledged last");
       return v1::ALREADY_ACKED;
     case SessionMachine::Reconciled::kLost: break;
   }
-  why = claim.have_seq > applied ? absl::StrCat("have_seq is ", claim.have_seq, ", but the session stands at seq ", applied, ": answers were lost")
-                                 : absl::StrCat("have_digest is not that of the session's state after seq ", applied);
+  why = claim.have_seq > applied ? absl::StrCat("have_seq is ", claim.have_seq, ", but the session stands at seq ", applied, ": answers were lost; send replay_from where their turns are kept, else open another")
+                                 : absl::StrCat("have_digest is not that of the session's state after seq ", applied, "; what the client has is of another: open a new one");
   return v1::LOST;
 }
 
@@ -188,7 +188,7 @@ void Shard::Settle(Session* session, const Claim& claim) {
   Stream::Lane& lane = stream->lanes_[claim.lane];
   const std::vector<v1::Request> waiting = TakeWaiting(stream, lane);
   lane = {.session = session, .parked = {}, .waiting = {}};
-  --stream->pending_;
+  Arrived(stream);
   Hold(session, stream);
   session->lane = claim.lane;
   session->HeldBy({claim.holder, claim.attempt});
@@ -252,7 +252,7 @@ void Shard::OnClaimRefused(const Claim& claim, v1::Reason reason, const std::str
   Stream* stream = it->second;
   const std::vector<v1::Request> waiting = TakeWaiting(stream, stream->lanes_[claim.lane]);
   stream->lanes_.erase(claim.lane);
-  --stream->pending_;
+  Arrived(stream);
   RejectLane(stream, claim.lane, 0, reason, why, reason == v1::RETRY || reason == v1::ELSEWHERE ? kRetryMs : 0);
   OnRequests(stream, waiting);
 }
@@ -272,7 +272,7 @@ void Shard::OnSynced(const SessionId& id, const absl::Status& status) {
   session->syncing = false;
   counters_.sync_us.Add(services_.clock() - session->sync_began_us);
   if (!status.ok()) {
-    return SetAside(session, v1::BROKEN, absl::StrCat("the disk of the state directory failed: ", status.message()));
+    return SetAside(session, v1::BROKEN, absl::StrCat("the disk of the state directory failed: ", status.message(), "; tell the operator, and open another session"));
   }
   std::exchange(session->after_sync, nullptr)(nullptr);
   session = table_.Find(id);

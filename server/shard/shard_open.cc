@@ -221,7 +221,7 @@ void Shard::OnGrown(uint64_t key, uint32_t number, const absl::Status& grown) {
   Stream* stream = it->second;
   std::vector<v1::Request> waiting = TakeWaiting(stream, stream->lanes_[number]);
   stream->lanes_.erase(number);
-  --stream->pending_;
+  Arrived(stream);
   if (!grown.ok()) {
     MakeRoom();
     RejectLane(stream, number, 0, v1::SESSIONS, std::string(grown.message()), kFullRetryMs);
@@ -258,7 +258,7 @@ absl::Status Shard::Adopt(Slot slot, const store::v1::SessionIdentity& identity)
   const std::optional<Suspects::Entry> suspect = services_.suspects != nullptr ? services_.suspects->Find(id) : std::nullopt;
   if (suspect && suspect->crashes >= Suspects::kSetAsideAfter) {
     return absl::InternalError(absl::StrCat("turn ", suspect->seq, " of this session ended the server ", suspect->crashes, " times (signal ",
-                                            suspect->signal, "): it is set aside, its state as it was before that turn"));
+                                            suspect->signal, "): it is set aside, its state as it was before that turn; tell the operator, and open another"));
   }
   Wanted wanted;
   wanted.identity = identity;

@@ -145,7 +145,7 @@ void Shard::Unpark(const SessionId& id, Session::AfterSync then) {
   services_.parked->Read(parked_.Find(id)->key, [peers = services_.peers, shard = index_, id](const absl::StatusOr<std::string>& bytes) {
     auto read = std::make_shared<store::v1::ParkedSession>();
     absl::Status status = bytes.status();
-    if (status.ok() && !read->ParseFromString(*bytes)) status = absl::DataLossError("the parked session can not be read");
+    if (status.ok() && !read->ParseFromString(*bytes)) status = absl::DataLossError("the parked session can not be read; its record is kept for the operator: open another session");
     peers->Send(shard, [id, read, status](Shard& s) { s.OnRead(id, read, status); });
   });
 }
@@ -181,12 +181,12 @@ void Shard::CloseParked(const SessionId& id, uint64_t applied_seq) {
   v1::Closed* closed = streams_.at(parked->stream)->sink_->Next(kSmallResponse)->mutable_closed();
   closed->set_lane(parked->lane);
   closed->set_applied_seq(applied_seq);
-  EndParked(id, v1::NOT_FOUND, "the session is gone: its client closed it", false, false);
+  EndParked(id, v1::NOT_FOUND, "the session is gone: its client closed it; open another", false, false);
 }
 
 // UNAVAILABLE: the store has to grow first.
 absl::Status Shard::TakeBack(const SessionId& id, const store::v1::ParkedSession& parked) {
-  if (!Slot::IsSane(parked) || parked.identity().session_id() != std::string(id.begin(), id.end())) return absl::DataLossError("the parked session is damaged");
+  if (!Slot::IsSane(parked) || parked.identity().session_id() != std::string(id.begin(), id.end())) return absl::DataLossError("the parked session is damaged; its record is kept for the operator: open another session");
   LSTM_ASSIGN_OR_RETURN(const std::span<std::byte> memory, store_->Allocate(Slot::BytesFor(parked.identity())));
   const Parked was = *parked_.Find(id);
   if (Mutant(40)) services_.parked->Remove(was.key);
@@ -254,7 +254,7 @@ Stream* Shard::HolderOf(const Parked& parked, std::vector<v1::Request>& waiting)
   const auto it = streams_.find(parked.stream);
   if (it == streams_.end()) return nullptr;
   Stream::Lane& lane = it->second->lanes_[parked.lane];
-  if (!lane.waiting.empty()) --it->second->pending_;
+  if (!lane.waiting.empty()) Arrived(it->second);
   waiting = TakeWaiting(it->second, lane);
   return it->second;
 }
@@ -293,7 +293,7 @@ void Shard::SweepParked(uint64_t now) {
       if (unparking_.contains(id)) continue;  // it is wanted
       const Parked& parked = *parked_.Find(id);
       if (parked.expires_s <= now / kMicros) {
-        EndParked(id, v1::EXPIRED, "the session expired while it was parked", false);
+        EndParked(id, v1::EXPIRED, "the session expired while it was parked; open another, with a longer ttl_seconds where it pauses", false);
       } else if (parked.stream != 0) {
         Unpark(id, [](const auto*) {});  // its client is to be told before it ends
       }

@@ -48,7 +48,7 @@ absl::StatusOr<core::AlignedBuffer<float>> Floats(const std::string& bytes, size
 absl::StatusOr<store::v1::SessionBlob> ReadBlob(const std::string& blob) {
   constexpr size_t kAround = kMagicBytes + SHA256_DIGEST_LENGTH;
   if (blob.size() < kAround || blob.compare(0, kMagicBytes, kBlobMagic) != 0) {
-    return absl::InvalidArgumentError("blob: this is no exported session, or of another version of the format");
+    return absl::InvalidArgumentError("blob: this is no exported session, or of another version of the format; export it again, with this version of the server");
   }
   Sha256 sum;
   SHA256(reinterpret_cast<const unsigned char*>(blob.data()), blob.size() - sum.size(), sum.data());
@@ -57,7 +57,7 @@ absl::StatusOr<store::v1::SessionBlob> ReadBlob(const std::string& blob) {
   }
   store::v1::SessionBlob out;
   if (!out.ParseFromArray(blob.data() + kMagicBytes, static_cast<int>(blob.size() - kAround))) {
-    return absl::InvalidArgumentError("blob: its content can not be read");
+    return absl::InvalidArgumentError("blob: its content can not be read; export the session again");
   }
   return out;
 }
@@ -98,7 +98,7 @@ absl::StatusOr<Session*> Shard::Owned(const std::string& id_bytes, const std::st
   LSTM_RETURN_IF_ERROR(Verify(session));
   const uint64_t applied = session->machine.applied();
   if (at_seq != applied) {
-    return absl::FailedPreconditionError(absl::StrCat("at_seq is ", at_seq, ", but the session's applied_seq is ", applied));
+    return absl::FailedPreconditionError(absl::StrCat("at_seq is ", at_seq, ", but the session's applied_seq is ", applied, "; ask with that, or take the session up first"));
   }
   return session;
 }
@@ -232,7 +232,7 @@ void Shard::MakeDetached(const std::shared_ptr<Wanted>& wanted, Response* respon
   if (absl::IsUnavailable(made.status())) {
     store_->Grow(wanted->slot_bytes, [peers = services_.peers, shard = index_, wanted, response, done](const absl::Status& grown) {
       if (!grown.ok()) return done(grown);
-      if (!peers->Send(shard, [wanted, response, done](Shard& s) { s.MakeDetached(wanted, response, done); })) done(absl::UnavailableError("the server is going away"));
+      if (!peers->Send(shard, [wanted, response, done](Shard& s) { s.MakeDetached(wanted, response, done); })) done(absl::UnavailableError("the server is going away; ask again in a moment"));
     });
     return;
   }

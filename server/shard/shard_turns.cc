@@ -12,114 +12,14 @@
 #include "server/shard/shard.h"
 #include "server/shard/tensor_codec.h"
 
-// The life of a turn: checked and queued, computed, committed, answered.
+// The life of a turn, once it was admitted: computed, committed, answered.
 namespace lstm::server {
 namespace {
 
 constexpr size_t kSmallResponse = 256;
-constexpr uint32_t kNoMemoryRetryMs = 100;
-constexpr uint64_t kMostRetryMs = 60'000;  // a client that asks too soon is told again
-constexpr uint64_t kTurnOverheadBytes = sizeof(TurnRecord) + 64;
+constexpr double kRowMemory = 1.0 / 16, kRowOutlier = 8;  // a process that is stopped for a while has not become slow
 
 }  // namespace
-
-void Shard::OnStep(Stream* stream, const v1::Step& step) {
-  Session* session = OnLane(stream, step.lane());
-  if (session == nullptr) {
-    return RejectLane(stream, step.lane(), step.seq(), v1::NO_SESSION, "nothing is open on this lane");
-  }
-  const uint64_t now = services_.clock();
-  session->last_used_us = now;
-  session->warned = false;
-  const SessionMachine::Classified place = session->machine.Classify(step.seq(), step.ack());
-  Trim(session);
-  if (place.position == SessionMachine::Position::kRefused) {
-    v1::Reject* reject = stream->sink_->Next(kSmallResponse)->mutable_reject();
-    reject->set_lane(step.lane());
-    reject->set_seq(place.seq);
-    FillReject(place.why, place.expected_seq, reject);
-    return CountReject(*reject);
-  }
-
-  TurnRecordPtr record = TakeRecord();
-  record->session = session;
-  record->reset_before = step.reset_before();
-  record->discard = step.discard();
-  record->received_us = now;
-  absl::Status valid;
-  if (step.reset_before() && step.steps() == 0 && step.inputs().empty()) {
-    record->steps = 0;
-  } else if (auto steps = DecodeInputs(session->program(), step.inputs(), step.steps(), record->input); steps.ok()) {
-    record->steps = *steps;
-  } else {
-    valid = steps.status();
-  }
-  if (place.position == SessionMachine::Position::kDuplicate) {
-    OnDuplicate(session, place.seq, *record, valid.ok());
-    return RecycleRecord(std::move(record));
-  }
-
-  record->answer_steps = session->last_step_only ? std::min(record->steps, 1u) : record->steps;
-  const uint64_t answer_bytes = uint64_t{record->answer_steps} * session->answer_step_bytes;
-  const uint64_t charge = kTurnOverheadBytes + record->input.size() + answer_bytes;
-  v1::Reason reason = v1::REASON_UNSPECIFIED;
-  std::string message;
-  uint32_t retry_after_ms = 0;
-  if (!valid.ok()) {
-    reason = v1::INVALID;
-    message = std::string(valid.message());
-  } else if (answer_bytes > session->max_turn_answer_bytes) {
-    reason = v1::INVALID;
-    message = absl::StrCat("the answer to ", record->steps, " steps has ", answer_bytes, " bytes, at most ", session->max_turn_answer_bytes,
-                           " can be answered: steps may be at most ", session->max_turn_answer_bytes / session->answer_step_bytes);
-    if (session->max_turn_answer_bytes < options_.max_turn_answer_bytes) absl::StrAppend(&message, "; answer_bytes in Open makes more room");
-  } else if (!budget_->TakeBytes(charge)) {
-    reason = v1::BYTES;
-    message = "no memory for this turn now; nothing was applied, send it again";
-    retry_after_ms = kNoMemoryRetryMs;
-  } else {
-    record->charged_bytes = charge;  // given back with the record
-    // The last check: what is refused for another reason costs its caller no steps.
-    const uint64_t wait_us = stream->account_ != nullptr ? stream->account_->TakeSteps(record->steps, now) : 0;
-    if (wait_us > 0) {
-      reason = v1::RATE;
-      message = std::string(stream->account_->TooFast(wait_us).message());
-      retry_after_ms = static_cast<uint32_t>(std::min((wait_us + 999) / 1000, kMostRetryMs));
-      counters_.over_steps.Add();
-    }
-  }
-  if (reason != v1::REASON_UNSPECIFIED) {
-    RecycleRecord(std::move(record));
-    v1::Reject* reject = stream->sink_->Next(kSmallResponse + message.size())->mutable_reject();
-    reject->set_lane(step.lane());
-    reject->set_seq(place.seq);
-    FillReject(reason, message, retry_after_ms, reject);
-    return CountReject(*reject);
-  }
-
-  record->digest = DigestOfInput(record->steps, record->reset_before, record->discard, record->input);
-  session->machine.Admit(place.seq, record->digest, step.deadline_us() == 0 ? 0 : now + step.deadline_us());
-  record->waiting = true;
-  stream->backlog_bytes_ += record->charged_bytes;
-  ++stream->outstanding_;
-  session->records.push_back(std::move(record));
-  Advance(session);
-}
-
-void Shard::OnDuplicate(Session* session, uint64_t seq, const TurnRecord& asked, bool valid) {
-  // What does not decode is not what was sent before under this seq.
-  const auto match = valid ? session->machine.MatchDuplicate(seq, DigestOfInput(asked.steps, asked.reset_before, asked.discard, asked.input))
-                           : SessionMachine::Match::kReused;
-  if (match == SessionMachine::Match::kReplay) {
-    Replay(session, seq);
-  } else if (match == SessionMachine::Match::kReused) {
-    v1::Reject* reject = session->stream->sink_->Next(kSmallResponse)->mutable_reject();
-    reject->set_lane(session->lane);
-    reject->set_seq(seq);
-    FillReject(Refusal::kSeqReused, 0, reject);
-    CountReject(*reject);
-  }
-}
 
 void Shard::Advance(Session* session) {
   while (!session->machine.computing() && !session->syncing) {
@@ -136,7 +36,7 @@ void Shard::Advance(Session* session) {
       closed->set_lane(session->lane);
       closed->set_applied_seq(session->machine.applied());
     }
-    EndSession(session, v1::NOT_FOUND, "the session is gone: its client closed it");
+    EndSession(session, v1::NOT_FOUND, "the session is gone: its client closed it; open another");
   }
 }
 
@@ -216,6 +116,8 @@ void Shard::Work() {
     if (rows > 0) {
       counters_.rows.Add(rows);
       counters_.batch_us.Add(took);
+      const double row_us = static_cast<double>(took) / static_cast<double>(rows);
+      row_us_ += (row_us_ > 0 ? (std::min(row_us, kRowOutlier * row_us_) - row_us_) * kRowMemory : row_us);
     }
   } while (finished_.empty() && !engine_.idle() && now < until);
   for (core::Turn* turn : finished_) OnFinished(static_cast<TurnRecord*>(turn));
@@ -314,7 +216,7 @@ void Shard::Replay(Session* session, uint64_t seq) {
     if (i >= session->records.size()) {  // a rule was broken
       counters_.lost_answers.Add();
       LogFault("answer lost", *session, "an answer that was given is not kept");
-      return RejectLane(session->stream, session->lane, seq, v1::LOST, "an answer that was given is not kept");
+      return RejectLane(session->stream, session->lane, seq, v1::LOST, "an answer that was given is not kept: the session can not go on; open another, and tell the operator");
     }
     const TurnRecord& record = *session->records[i];
     return NextResult(session, seq, record.state_digest, record.answer_steps, record.answer)->set_replayed(true);
@@ -340,7 +242,7 @@ void Shard::SendRefused(Session* session) {
       FillReject(refused.why, refused.expected_seq, reject);
       CountReject(*reject);
       if (refused.why == Refusal::kNonFinite) {
-        reject->set_message(absl::StrCat(session->records[refused.seq - session->first_record - 1]->status.message(), "; nothing was applied"));
+        reject->set_message(absl::StrCat(session->records[refused.seq - session->first_record - 1]->status.message(), "; nothing was applied: send other input, or begin anew with reset_before"));
       }
     }
   }
@@ -352,6 +254,7 @@ void Shard::SettleBacklog(Session* session, TurnRecord& record) {
   if (!std::exchange(record.waiting, false) || session->stream == nullptr) return;
   session->stream->backlog_bytes_ -= record.charged_bytes;
   --session->stream->outstanding_;
+  session->stream->sink_->Settled();
 }
 
 void Shard::Trim(Session* session) {

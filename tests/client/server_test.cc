@@ -8,6 +8,7 @@
 #include <arpa/inet.h>
 #include <unistd.h>
 
+#include <cstdlib>
 #include <thread>
 
 #include "tests/client/server_process.h"
@@ -202,6 +203,12 @@ TEST_F(ServerTest, PeersThatStallAreCutOffOnTimeAndNobodyNotices) {
     o.handshake_ms = 500;
     o.loop.idle_stream_s = 1;
   });
+  const size_t per_shape = std::getenv("LSTM_PEERS") != nullptr ? std::stoul(std::getenv("LSTM_PEERS")) : 50;
+  rlimit limit;
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
+  if (limit.rlim_max < 8 * per_shape + 200) GTEST_SKIP() << "at most " << limit.rlim_max << " descriptors may be open: too few for both ends of " << 4 * per_shape << " connections";
+  limit.rlim_cur = limit.rlim_max;
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
   auto stream = *client_->OpenStream();
   auto session = Open(*stream);
   const std::string preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", settings("\0\0\0\4\0\0\0\0\0", 9);
@@ -217,12 +224,15 @@ TEST_F(ServerTest, PeersThatStallAreCutOffOnTimeAndNobodyNotices) {
   };
   const std::string shapes[] = {"", preface.substr(0, 12), preface + settings, preface + settings + half_headers};
   std::vector<Peer> peers;
-  for (size_t i = 0; i < 200; ++i) {
+  for (size_t i = 0; i < 4 * per_shape; ++i) {
     const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     ASSERT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&where), sizeof(where)), 0);
     const std::string& shape = shapes[i % 4];
     EXPECT_EQ(send(fd, shape.data(), shape.size(), MSG_NOSIGNAL), static_cast<ssize_t>(shape.size()));
     peers.push_back({i % 4, fd});
+    if (i % 50 == 0) {
+      ASSERT_TRUE(session->Step(Words({5})).ok());
+    }
   }
   RawStream silent(address);  // and a stream without a message
   for (int i = 0; i < 200; ++i) ASSERT_TRUE(session->Step(Words({5})).ok());
@@ -239,6 +249,56 @@ TEST_F(ServerTest, PeersThatStallAreCutOffOnTimeAndNobodyNotices) {
   EXPECT_FALSE(silent.call->Read(&response));
   EXPECT_EQ(silent.call->Finish().error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
   EXPECT_TRUE(session->Step(Words({9})).ok());
+}
+
+TEST_F(ServerTest, AStreamThatSaysNothingIsClosedSoonAndOneThatSpokeIsNot) {
+  Start([](server::GrpcServer::Options& o) { o.loop.first_message_s = 1; });
+  const auto unused = *client_->OpenStream();  // the library begins it with its first session
+  RawStream spoke(server_->addresses()[0]);
+  v1::StreamRequest message = SimpleOpen(1);
+  message.add_requests()->mutable_close()->set_lane(1);
+  ASSERT_TRUE(spoke.call->Write(message));
+  for (bool closed = false; !closed;) {
+    const v1::StreamResponse answers = spoke.Read();
+    for (const auto& answer : answers.responses()) closed |= answer.has_closed();
+  }
+  RawStream silent(server_->addresses()[0]);
+  v1::StreamResponse response;
+  EXPECT_FALSE(silent.call->Read(&response));
+  const grpc::Status status = silent.call->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::DEADLINE_EXCEEDED);
+  EXPECT_THAT(status.error_message(), HasSubstr("no message came"));
+  ASSERT_TRUE(spoke.call->Write(SimpleOpen(1))) << "it has no session either, but has the time of an idle stream";
+  EXPECT_TRUE(spoke.Read().responses(0).has_opened());
+  EXPECT_TRUE(Open(*unused)->Step(Words({5})).ok());
+}
+
+TEST_F(ServerTest, AMessageOfManyRequestsIsAnsweredWholeAndInOrder) {
+  RawStream raw(server_->addresses()[0]);
+  v1::StreamRequest message = SimpleOpen(1);
+  constexpr int kSteps = 3000;  // more than a round takes of one message
+  for (int i = 0; i < kSteps; ++i) {
+    v1::Step* step = message.add_requests()->mutable_step();
+    step->set_lane(1);
+    step->add_inputs()->add_ints(i % 129);
+  }
+  message.add_requests()->mutable_close()->set_lane(1);
+  ASSERT_TRUE(raw.call->Write(message));
+  raw.call->WritesDone();  // not taken for the end of it
+  uint64_t seq = 0;
+  bool closed = false;
+  v1::StreamResponse answers;
+  while (raw.call->Read(&answers)) {
+    for (const auto& r : answers.responses()) {
+      if (r.has_result()) {
+        EXPECT_EQ(r.result().seq(), ++seq);
+      }
+      closed |= r.has_closed();
+    }
+  }
+  EXPECT_TRUE(raw.call->Finish().ok());
+  EXPECT_EQ(seq, static_cast<uint64_t>(kSteps));
+  EXPECT_TRUE(closed);
 }
 
 TEST_F(ServerTest, DrainTellsTheClientsAndEndsWhenTheyDo) {

@@ -25,7 +25,9 @@ inline absl::Status CloseByOperator(server::Shard& shard, const server::SessionI
 class Sink : public server::ResponseSink {
  public:
   v1::Response* Next(size_t) override { return &responses.emplace_back(); }
+  void Settled() override { ++settled; }
   std::deque<v1::Response> responses;
+  int settled = 0;
 };
 
 // A server without gRPC or threads: shards, what they share, and the tasks between them, all turned by the test. Its store
@@ -40,11 +42,12 @@ class ShardWorld : private server::ShardPeers {
     server::Suspects* suspects = nullptr;
     server::ParkedStore* parked = nullptr;
     const server::Callers* callers = nullptr;
+    std::function<uint64_t()> clock = {};  // instead of *now_us
   };
   ShardWorld(const Options& options, std::shared_ptr<const server::ModelRepository> models, server::SessionStore* store, const uint64_t* now_us)
       : budget_(options.max_sessions, options.max_bytes), random_(options.seed) {
     services_ = {.models = std::move(models), .budget = &budget_, .directory = &directory_, .store = store, .parked = options.parked, .suspects = options.suspects, .callers = options.callers, .peers = this,
-                                   .instance = {'t', 'e', 's', 't'}, .clock = [now_us] { return *now_us; },
+                                   .instance = {'t', 'e', 's', 't'}, .clock = options.clock ? options.clock : [now_us] { return *now_us; },
                                    .unix_clock = [now_us] { return static_cast<int64_t>(*now_us); },
                                    .random = [this](uint8_t* out, size_t n) { while (n-- > 0) *out++ = static_cast<uint8_t>(random_()); }};
     for (size_t i = 0; i < options.shards; ++i) shards_.push_back(std::make_unique<server::Shard>(i, options.shard, services_));

@@ -93,7 +93,7 @@ TRANSIENT = {session_pb2.RETRY, session_pb2.WINDOW, session_pb2.BYTES, session_p
 # So may the same Open or Resume.
 TRANSIENT_ATTACH = {session_pb2.RETRY, session_pb2.ELSEWHERE, session_pb2.DRAINING}
 # A stream that ended with one of these is made again: proxies turn a dead server into any of them.
-RECONNECT = {"UNAVAILABLE", "CANCELLED", "INTERNAL", "UNKNOWN"}
+RECONNECT = {"UNAVAILABLE", "CANCELLED", "INTERNAL", "UNKNOWN", "DEADLINE_EXCEEDED"}
 
 
 def _reason(number):

@@ -95,6 +95,12 @@ TEST(ServerOptionsTest, RefusalsNameTheOption) {
   o.engine = "fast";
   EXPECT_THAT(std::string(o.Validate().message()), HasSubstr("--engine is 'fast', expected auto, onednn or fused"));
   o.engine = "onednn";
+  o.first_message_seconds = 0;
+  EXPECT_THAT(std::string(o.Validate().message()), HasSubstr("--first-message-seconds is 0, expected 1 to 86400"));
+  o.first_message_seconds = 5;
+  o.max_wait_ms = 3'600'001;
+  EXPECT_THAT(std::string(o.Validate().message()), HasSubstr("--max-wait-ms is 3600001, expected 0 to 3600000"));
+  o.max_wait_ms = 0;
   o.tls_cert = "f";
   EXPECT_THAT(std::string(o.Validate().message()), HasSubstr("--tls-key"));
 }
@@ -142,6 +148,10 @@ TEST(ServerOptionsTest, TheConfigFileSetsAndItsErrorsGiveTheLine) {
   EXPECT_EQ(o.model_poll_seconds, 0);
   EXPECT_EQ(o.max_live_versions, 9u);
   EXPECT_EQ(o.metrics_listen, "");
+  EXPECT_EQ(o.first_message_seconds, 5u);
+  ASSERT_TRUE(ReadConfig("first_message_seconds: 9 max_wait_ms: 20", o).ok());
+  EXPECT_EQ(o.first_message_seconds, 9u);
+  EXPECT_EQ(o.max_wait_ms, 20u);
   EXPECT_EQ(o.window, 8u);
   EXPECT_THAT(std::string(ReadConfig("models: 'm'\nmax_sesions: 7", o).message()), HasSubstr("line 2"));
 }

@@ -56,6 +56,23 @@ class ParkTest : public testing::SessionFixture {
   std::string first_;  // the answer to turn 1 of the session that was opened last
 };
 
+// A stream that was half-closed meanwhile ends once nothing is under way on it; no response comes that would have it looked at.
+TEST_F(ParkTest, AStreamWhoseTouchBroughtASessionBackIsToldThatNothingIsUnderWay) {
+  OpenFor(600);
+  Wait(61);
+  ASSERT_EQ(parked(), 1u);
+  v1::Request touch;
+  touch.mutable_touch()->set_lane(1);
+  Send(touch);
+  EXPECT_FALSE(streams_[0]->quiet());
+  const int settled = sinks_[0].settled;
+  Settle();
+  EXPECT_EQ(parked(), 0u);
+  EXPECT_TRUE(Quiet());
+  EXPECT_TRUE(streams_[0]->quiet());
+  EXPECT_GT(sinks_[0].settled, settled);
+}
+
 TEST_F(ParkTest, OneWhoseOpenMayBeRepeatedStays) {
   const v1::Opened opened = Open();
   Run(1, 5);
