@@ -104,9 +104,10 @@ void ShardLoop::Run() {
 }
 
 bool ShardLoop::TakeEvents(bool wait) {
-  const gpr_timespec now = gpr_now(GPR_CLOCK_MONOTONIC);
-  gpr_timespec until = now;
+  // A time that has passed: gRPC rounds up to a millisecond, and would wait that long for each step of a session that is computed alone.
+  gpr_timespec until = gpr_time_0(GPR_CLOCK_MONOTONIC);
   if (wait) {
+    const gpr_timespec now = gpr_now(GPR_CLOCK_MONOTONIC);
     uint64_t at = shard_.next_timer_us();
     if (!calls_.empty()) at = std::min(at, next_check_us_);
     const uint64_t now_micros = MonotonicMicros();
