@@ -51,6 +51,7 @@ inline double CpuSeconds(pid_t pid) {
 class Sample {
  public:
   void Add(Clock::duration d) { ms_.push_back(Ms(d)); }
+  void Add(const Sample& other) { ms_.insert(ms_.end(), other.ms_.begin(), other.ms_.end()); }
   size_t size() const { return ms_.size(); }
   // The value below which `part` of them lie; 1: the largest. 0 of none.
   double At(double part) const {

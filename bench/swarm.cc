@@ -39,6 +39,7 @@ void Open(v1::StreamRequest& message, const v1::ModelInfo& model, uint32_t lane,
   open->set_model(model.name());
   open->set_window(window);
   open->mutable_options()->set_last_step_only(true);  // the answers' way is not what is measured
+  open->mutable_options()->set_timings(true);
   std::string nonce(16, '\0');
   const uint64_t now = static_cast<uint64_t>(Clock::now().time_since_epoch().count());
   std::copy_n(reinterpret_cast<const char*>(&now), 8, nonce.begin());
@@ -101,6 +102,8 @@ void Swarm::Read(Line& line) {
         session->seq = response.result().seq();
         ++figures_.answered;
         figures_.answers.Add(now - session->due);
+        const v1::Timings& timings = response.result().timings();
+        figures_.inside.Add(std::chrono::microseconds(timings.queue_us() + timings.compute_us()));
       } else if (response.has_reject()) {
         if (response.reject().seq() == 0) Die("a session was refused: " + response.reject().message());
         session = line.by_lane[response.reject().lane()];
@@ -154,20 +157,17 @@ Swarm::Figures Swarm::Run(double rate, double seconds) {
     }
     std::this_thread::sleep_for(kTick);
   }
-  const double took = std::chrono::duration<double>(Clock::now() - begin).count();
-  Figures out;
-  {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    out = figures_;
-  }
-  out.due = offered;
-  out.unsent = unsent;
-  out.seconds = took;
-  // The next run begins with all of them free.
+  // What was begun is answered, too: the next run begins with all of them free.
   for (const auto until = Clock::now() + kPatience; true; std::this_thread::sleep_for(kTick)) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (free_.size() == sessions_.size()) return out;
-    if (Clock::now() > until) Die("turns stayed without an answer");
+    if (free_.size() < sessions_.size()) {
+      if (Clock::now() > until) Die("turns stayed without an answer");
+      continue;
+    }
+    figures_.due = offered;
+    figures_.unsent = unsent;
+    figures_.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+    return std::move(figures_);
   }
 }
 

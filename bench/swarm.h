@@ -31,6 +31,7 @@ class Swarm {
     uint64_t answered = 0, refused = 0;
     double seconds = 0;
     Sample answers, refusals;                // from when a turn was due; from when it was sent
+    Sample inside;                           // of the answers: from the turn's receipt by the shard, as the server says
     double rate() const { return static_cast<double>(answered) / seconds; }
   };
   Swarm(const std::shared_ptr<grpc::Channel>& channel, const v1::ModelInfo& model, const Options& options);

@@ -4,6 +4,7 @@
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/async_stream.h>
 
+#include <algorithm>
 #include <deque>
 #include <memory>
 #include <optional>
@@ -22,8 +23,8 @@ namespace lstm::server {
 //
 //  1. The call is armed; when a stream comes, it sends its initial metadata and reads. Where the server drains, or does not know its
 //     client, it is refused.
-//  2. A message goes to Take, in parts where it is long, one a round; the next is read unless what was received and not computed, and what was
-//     computed and not taken by gRPC, exceeds the budget.
+//  2. A message goes to Take, in parts where it is long, one a round; the next is read, in the same round where little was taken in it, unless what
+//     was received and not computed, and what was computed and not taken by gRPC, exceeds the budget.
 //  3. After each round of the loop, Flush sends what the round answered; one write is in flight at a time, and what comes
 //     meanwhile goes with the next.
 //  4. When the client has half-closed and nothing waits, the call finishes with OK; a failed read or write ends it too.
@@ -32,6 +33,7 @@ class BidiCall : public LoopCall {
  public:
   void Flush() override {
     dirty_ = false;
+    share_ = Shard::kRoundShare;
     if (finishing_) return;
     if (broken_) return Finish(grpc::Status::CANCELLED);
     if (!writing_ && !outgoing_.empty()) {
@@ -137,6 +139,8 @@ class BidiCall : public LoopCall {
   const TraceContext& trace() const { return trace_; }
   bool ending() const { return finishing_ || last_.has_value(); }
 
+  size_t share_ = Shard::kRoundShare;  // what Take may still take in this round, in requests and KB
+
  private:
   static constexpr size_t kMessageBytes = 1u << 20;
   static constexpr size_t kKeptMessageBytes = 64u << 10;
@@ -188,7 +192,10 @@ class BidiCall : public LoopCall {
     if (ok) {
       last_message_us_ = loop_->now_us();
       heard_ = true;
+      share_ -= std::min<size_t>(share_, 1);  // for the message itself
       TakeIncoming();
+      // Messages that wait are taken now: with one a round, a client of many small ones would wait for a batch with each.
+      if (share_ > 0) MaybeRead();
     } else {
       half_closed_ = true;
     }

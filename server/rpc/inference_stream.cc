@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "server/rpc/inference_stream.h"
 
+#include <algorithm>
 #include <atomic>
 #include <utility>
 
@@ -58,6 +59,7 @@ bool InferenceStreamCall::Take(inference::ModelInferRequest& message) {
   job->done = [link = link_, job = job.get(), bytes](const absl::Status& status) {
     if (link->call != nullptr) link->call->Answer(*job, bytes, status);
   };
+  share_ -= std::min(share_, bytes >> 10);
   backlog_bytes_ += bytes;
   ++under_way_;
   jobs_.insert(job);

@@ -20,7 +20,7 @@ class StreamCall : public BidiCall<v1::Prediction::AsyncService, v1::StreamReque
   void Attach() override;
   void Detach() override;
   bool Take(v1::StreamRequest& message) override {
-    next_request_ = loop()->shard().OnPart(shard_stream_, message, next_request_);
+    next_request_ = loop()->shard().OnPart(shard_stream_, message, next_request_, &share_);
     if (next_request_ < message.requests_size()) return false;
     next_request_ = 0;
     return true;

@@ -17,10 +17,8 @@ namespace {
 constexpr size_t kSmallResponse = 256;
 constexpr uint32_t kResumeAfterMs = 100;
 constexpr uint64_t kMicros = 1'000'000;
+constexpr size_t kRefusalShare = 3;
 constexpr size_t kWaitingRequests = 256;  // behind an Open or a Resume that is under way
-// Of one message in one round: more than a batch has rows, and a third of a millisecond even where each is refused.
-constexpr int kRequestsOfARound = 256;
-constexpr size_t kBytesOfARound = 256u << 10;
 // Thousands may become idle at once, after a restart above all: steps go on in between.
 constexpr size_t kParkedAtOnce = 32;
 constexpr uint64_t kParkPauseUs = 2'000;
@@ -96,11 +94,11 @@ void Shard::OnMessage(Stream* stream, const v1::StreamRequest& message) {
   for (const v1::Request& request : message.requests()) OnRequest(stream, request);
 }
 
-int Shard::OnPart(Stream* stream, const v1::StreamRequest& message, int next) {
-  const int end = std::min(message.requests_size() - next, kRequestsOfARound) + next;
-  for (size_t bytes = 0; next < end && bytes < kBytesOfARound; ++next) {
-    bytes += message.requests(next).ByteSizeLong();
+int Shard::OnPart(Stream* stream, const v1::StreamRequest& message, int next, size_t* share) {
+  for (; next < message.requests_size() && *share > 0; ++next) {
+    const uint64_t refusals = refusals_;
     OnRequest(stream, message.requests(next));
+    *share -= std::min(*share, 1 + (message.requests(next).ByteSizeLong() >> 10) + (refusals_ != refusals ? kRefusalShare : 0));
   }
   return next;
 }

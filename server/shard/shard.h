@@ -101,9 +101,11 @@ class Shard {
   // be; empty: anonymous.
   Stream* Attach(ResponseSink* sink, const std::string& principal);
   void OnMessage(Stream* stream, const v1::StreamRequest& message);
-  // The same from request `next` on, and no more than a round's share of them, so that no message, whatever it holds, keeps others waiting: gives the
-  // request to go on with in the next round; requests_size() at the end.
-  int OnPart(Stream* stream, const v1::StreamRequest& message, int next);
+  // The same from request `next` on, until what is left of the stream's share of a round is used up, so that no messages, whatever they hold, keep
+  // others waiting: gives the request to go on with in the next round; requests_size() at the end. A request takes one, one more for each KB, and
+  // three more where it is refused, for which its stream is written to, too.
+  static constexpr size_t kRoundShare = 256;  // more than a batch has rows
+  int OnPart(Stream* stream, const v1::StreamRequest& message, int next, size_t* share);
   void Detach(Stream* stream);
 
   // Async-signal-safe: notes the sessions whose turns this thread is computing, which is about to die of `signal`.
@@ -182,7 +184,10 @@ class Shard {
                   uint32_t retry_after_ms = 0);
   std::shared_ptr<Account> AccountOf(const std::string& principal) const { return services_.callers != nullptr ? services_.callers->AccountOf(principal) : nullptr; }
   static void Arrived(Stream* stream);  // a lane's session is no longer on its way
-  void CountReject(const v1::Reject& reject) { counters_.rejects[static_cast<size_t>(reject.reason())].Add(); }
+  void CountReject(const v1::Reject& reject) {
+    counters_.rejects[static_cast<size_t>(reject.reason())].Add();
+    ++refusals_;
+  }
   void Hold(Session* session, Stream* stream);  // null: let it go
   void Tell(Session* session, v1::Reason reason, const std::string& message);  // Ended, where a stream holds it
   void Tell(Stream* stream, uint32_t lane, v1::Reason reason, const std::string& message);
@@ -308,6 +313,7 @@ class Shard {
   bool draining_ = false;
   size_t attached_ = 0;  // sessions that streams hold
   double row_us_ = 0;    // what a row of a batch has cost of late
+  uint64_t refusals_ = 0;
   ShardCounters counters_;
 };
 
