@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-// LSTM and GRU with what the cells of core/model/model.h do not have.
+// LSTM, GRU and RNN with what the cells of core/model/model.h do not have.
 namespace lstm::core {
 namespace {
 
@@ -89,6 +89,15 @@ absl::StatusOr<ValueId> GruInParts(ModelBuilder& builder, const std::string& nam
     pre = p.Linear(both(2 * n, n), Rows(*op.bias, 2 * n, n), p.Concat({x, p.Multiply(r, h)}));
   }
   const ValueId out = p.Result(op.hidden, p.Mix(z, p.Act(candidate, pre), h), layer);
+  if (!p.status().ok()) return p.status();
+  return out;
+}
+
+absl::StatusOr<ValueId> RnnInParts(ModelBuilder& builder, const std::string& name, const std::string& layer, const RnnOp& op,
+                                   const ActivationOp& activation, float clip, ValueId x) {
+  CellParts p(builder, name);
+  const ValueId sum = p.Linear(SideBySide(*op.weight, *op.recurrent), op.bias, p.Concat({x, p.Before(op.hidden)}));
+  const ValueId out = p.Result(op.hidden, p.Act(activation, p.Clip(clip, sum)), layer);
   if (!p.status().ok()) return p.status();
   return out;
 }

@@ -84,6 +84,8 @@ absl::StatusOr<ValueId> LstmInParts(ModelBuilder& builder, const std::string& na
                                     const LstmVariant& variant, ValueId x, ValueId* cell);
 absl::StatusOr<ValueId> GruInParts(ModelBuilder& builder, const std::string& name, const std::string& layer, const GruOp& op,
                                    const ActivationOp& gate, const ActivationOp& candidate, ValueId x);
+absl::StatusOr<ValueId> RnnInParts(ModelBuilder& builder, const std::string& name, const std::string& layer, const RnnOp& op,
+                                   const ActivationOp& activation, float clip, ValueId x);
 // Layer k of a Cell.
 absl::StatusOr<ValueId> AddCell(LayerImport& in, uint32_t k, const std::string& name, const std::string& layer, ValueId x);
 

@@ -213,8 +213,17 @@ absl::StatusOr<ValueId> AddLayer(LayerImport& in, uint32_t k, const std::string&
     return GruInParts(in.builder, name, layer, op, gate, candidate, x);
   }
   if (in.layer.has_cell()) return AddCell(in, k, name, layer, x);
-  LSTM_ASSIGN_OR_RETURN(RnnOp op, Rnn(in, in.layer.rnn(), k, width, name));
-  return in.builder.AddNode(layer, std::move(op), {x});
+  const pb::Rnn& rnn = in.layer.rnn();
+  LSTM_ASSIGN_OR_RETURN(RnnOp op, Rnn(in, rnn, k, width, name));
+  if (!rnn.has_activation() && rnn.clip() == 0) return in.builder.AddNode(layer, std::move(op), {x});
+  if (!(rnn.clip() >= 0) || !std::isfinite(rnn.clip())) return absl::InvalidArgumentError(absl::StrCat("clip is ", rnn.clip(), ", expected a finite number that is not negative"));
+  if (rnn.has_activation() && op.relu) return absl::InvalidArgumentError("nonlinearity and activation are given, expected one of them");
+  const int64_t hidden = op.weight->shape[0];
+  if (op.weight->shape[1] != width || op.recurrent->shape[1] != hidden) {
+    return absl::InvalidArgumentError(absl::StrCat("its weights are ", ShapeString(op.weight->shape), " and ", ShapeString(op.recurrent->shape), ", expected ", width, " and ", hidden, " columns"));
+  }
+  LSTM_ASSIGN_OR_RETURN(const ActivationOp activation, OrUsual(rnn.has_activation(), rnn.activation(), op.relu ? ActivationKind::kRelu : ActivationKind::kTanh));
+  return RnnInParts(in.builder, name, layer, op, activation, rnn.clip(), x);
 }
 
 }  // namespace

@@ -72,11 +72,10 @@ def _cell(net, name, kind, config, weights, reads):
     activation, inner = _function(config.get("activation", "tanh")), _function(
         config.get("recurrent_activation", "sigmoid")
     )
-    if not cudnn and family == "rnn" and activation not in ("tanh", "relu"):
-        raise Refused(f"layer '{name}' has activation '{activation}', expected tanh or relu")
     varied = {}
     for key, function, usual in (("recurrent_activation", inner, "sigmoid"), ("activation", activation, "tanh")):
-        if not cudnn and family != "rnn" and function != usual:
+        plain_rnn = family == "rnn" and (key == "recurrent_activation" or function == "relu")
+        if not cudnn and not plain_rnn and function != usual:
             varied[key] = function_fields(name, *_meaning(net, name, function))
     kernel, back, bias = _exactly(weights, name, (3,) if config.get("use_bias", True) else (2, 3))
     gates = recurrent.GATES[family]

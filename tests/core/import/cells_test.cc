@@ -208,6 +208,38 @@ TEST(CellsTest, GrusWithOtherActivations) {
   }
 }
 
+TEST(CellsTest, RnnsWithOtherActivationsAndClips) {
+  struct Case { std::string fields; Activation f; double clip; };
+  for (const Case& c : {Case{"activation { function: SIGMOID }", Sigmoid, 0}, {"activation { function: HARD_SIGMOID }", HardSigmoid, 0}, {"clip: 0.4", Tanh, 0.4},
+                        {"nonlinearity: RELU clip: 1.5", Relu, 1.5}, {"activation { function: SOFTPLUS } clip: 0.7", [](double v) { return std::log1p(std::exp(v)); }, 0.7},
+                        {"activation { function: LEAKY_RELU alpha: 0.3 } clip: 2", [](double v) { return v > 0 ? v : 0.3 * v; }, 2}}) {
+    Weights w;
+    w.AddLayer(0, 1, kWidth, kHidden);
+    w.Add("cell.bias_hh_l0", {kHidden});
+    w.AddLayer(1, 1, kHidden, kHidden);
+    w.Add("cell.bias_hh_l1", {kHidden});
+    Vector h[2] = {Vector(kHidden, 0), Vector(kHidden, 0)};
+    ExpectSteps("rnn { layers: 2 " + c.fields + " }", w, [&](const Vector& x) {
+      Vector in = x;
+      for (size_t k : {size_t{0}, size_t{1}}) {
+        const std::string l = absl::StrCat("_l", k);
+        Vector next;
+        for (size_t i = 0; i < kHidden; ++i) {
+          double sum = w.Dot("weight_ih" + l, i, in) + w.Dot("weight_hh" + l, i, h[k]) + w.At("bias_ih" + l, i) + w.At("bias_hh" + l, i);
+          if (c.clip > 0) sum = std::clamp(sum, -c.clip, c.clip);
+          next.push_back(c.f(sum));
+        }
+        in = h[k] = next;
+      }
+      return in;
+    });
+  }
+  Weights w;
+  w.AddLayer(0, 1, kWidth, kHidden);
+  EXPECT_THAT(Refusal("rnn { bias: BIAS_ONE clip: -1 }", w), HasSubstr("layer 'cell': clip is -1, expected a finite number that is not negative"));
+  EXPECT_THAT(Refusal("rnn { bias: BIAS_ONE nonlinearity: RELU activation { function: TANH } }", w), HasSubstr("nonlinearity and activation are given"));
+}
+
 TEST(CellsTest, AMinimalGatedUnit) {
   Weights w;
   w.AddLayer(0, 2, kWidth, 2 * kHidden);

@@ -150,7 +150,13 @@ class KerasTest(ConvertTest):
 
     def test_simple_rnn(self):
         x, w = self.random(9, 3), [self.random(3, 4), self.random(4, 4), self.random(4)]
-        for function, f in (("tanh", np.tanh), ("relu", lambda v: np.maximum(v, 0))):
+        functions = {
+            "tanh": np.tanh,
+            "relu": lambda v: np.maximum(v, 0),
+            "sigmoid": lambda v: 1 / (1 + np.exp(-v)),
+            "softplus": lambda v: np.log1p(np.exp(v)),
+        }
+        for function, f in functions.items():
             h, y = np.zeros(4), []
             for step in x:
                 h = f(step @ w[0] + h @ w[1] * 0.5 + w[2])
