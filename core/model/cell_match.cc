@@ -36,11 +36,14 @@ class Matcher {
 
   std::optional<FoundCell> At(size_t node) {
     const auto* op = std::get_if<ElementwiseOp>(&model_.nodes[node].op);
-    if (op == nullptr || model_.values[static_cast<size_t>(model_.nodes[node].output)].shape.size() != 1) return std::nullopt;
+    const auto* activation = std::get_if<ActivationOp>(&model_.nodes[node].op);
+    if (activation != nullptr && activation->kind != ActivationKind::kTanh && activation->kind != ActivationKind::kRelu) return std::nullopt;
+    if ((op == nullptr && activation == nullptr) || model_.values[static_cast<size_t>(model_.nodes[node].output)].shape.size() != 1) return std::nullopt;
     cell_ = {};
     cell_.node = node;
     size_ = trace_.Count(model_.nodes[node].output);
     if (!FindHidden()) return std::nullopt;
+    if (activation != nullptr) return Rnn(activation->kind) ? std::optional(cell_) : std::nullopt;
     const bool found = op->kind == ElementwiseKind::kMultiply ? Lstm() : op->kind == ElementwiseKind::kAdd && Gru();
     return found ? std::optional(cell_) : std::nullopt;
   }
@@ -134,6 +137,34 @@ class Matcher {
     op.bias = std::move(bias);
     if (peeps) op.peephole = std::move(peephole);
     Weights(4, op.weight, op.recurrent);
+    cell_.op = std::move(op);
+    return true;
+  }
+
+  bool Rnn(ActivationKind kind) {
+    if (!Reserve(1)) return false;
+    auto bias = Zeros({size_});
+    bool mixed = size_ == 1;  // where each element reads its own past alone a matrix would be a waste
+    int64_t recurrent = 0;
+    for (int64_t j = 0; j < size_; ++j) {
+      const auto sum = trace_.Activated({model_.nodes[cell_.node].output, j}, kind);
+      if (!sum) return false;
+      Form form;
+      trace_.Expand(*sum, 1, -1, form);
+      for (const auto& [e, factor] : form.terms) {
+        const int64_t k = Hidden(e);
+        if (k < 0 || factor == 0) continue;
+        ++recurrent;
+        mixed = mixed || k != j;
+      }
+      if (!Place(form, j)) return false;
+      bias->values[static_cast<size_t>(j)] = static_cast<float>(form.bias);
+    }
+    if (recurrent == 0 || !mixed || columns_.empty()) return false;
+    RnnOp op;
+    op.relu = kind == ActivationKind::kRelu;
+    op.bias = std::move(bias);
+    Weights(1, op.weight, op.recurrent);
     cell_.op = std::move(op);
     return true;
   }

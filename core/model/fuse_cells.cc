@@ -87,8 +87,10 @@ absl::StatusOr<Model> Rebuilt(const Model& model, const std::vector<FoundCell>& 
       if (auto* lstm = std::get_if<LstmOp>(&op)) {
         lstm->hidden = h;
         LSTM_ASSIGN_OR_RETURN(lstm->cell, add_part(cell.c, node.name + ".c"));
+      } else if (auto* gru = std::get_if<GruOp>(&op)) {
+        gru->hidden = h;
       } else {
-        std::get<GruOp>(op).hidden = h;
+        std::get<RnnOp>(op).hidden = h;
       }
       auto index = std::make_shared<std::vector<int32_t>>();
       std::map<ValueId, int64_t> offsets;

@@ -165,7 +165,7 @@ Reference Ref(testing::Random& random, const std::string& op, bool peepholes = f
   Reference ref;
   ref.op = op, ref.after = after;
   ref.activations = {"Sigmoid", "Tanh", "Tanh"};
-  const int64_t gates = op == "LSTM" ? 4 : 3;
+  const int64_t gates = op == "LSTM" ? 4 : op == "GRU" ? 3 : 1;
   ref.w = Numbers(random, gates * 3 * 2), ref.r = Numbers(random, gates * 9), ref.b = Numbers(random, 2 * gates * 3);
   if (peepholes) ref.p = Numbers(random, 9);
   ref.h.assign(3, 0), ref.c = ref.h;
@@ -229,6 +229,54 @@ TEST(OnnxFuseTest, GruInPartsIsOneCell) {
       EXPECT_EQ(gru->reset_after, after) << what;
       ExpectSteps(*model, ref, what);
     }
+  }
+}
+
+// A plain RNN: two products and a sum, one product of x and h side by side, or with h moved about.
+OnnxWriter RnnInParts(const Reference& ref, int form, const std::string& mutation = "") {
+  OnnxWriter file;
+  file.Input(W::Declared("x", {1, 2})).Input(W::Declared("h", {1, 3}));
+  std::vector<float> recurrent = ref.r;
+  if (mutation == "diagonal") recurrent = {0.5f, 0, 0, 0, -0.25f, 0, 0, 0, 1};
+  file.Initializer(W::Tensor("b", {3}, Parts::Sum(ref.b))).Initializer(W::Tensor("W", {3, 2}, ref.w)).Initializer(W::Tensor("R", {3, 3}, recurrent));
+  if (form == 1) {
+    std::vector<float> both = Parts::Turned(ref.w, 3, 2);
+    const std::vector<float> r = Parts::Turned(recurrent, 3, 3);
+    both.insert(both.end(), r.begin(), r.end());
+    file.Initializer(W::Tensor("WR", {5, 3}, both)).Node("Concat", {"x", "h"}, {"xh"}, W::Int("axis", 1)).Node("MatMul", {"xh", "WR"}, {"m"}).Node("Add", {"b", "m"}, {"a"});
+  } else {
+    std::string h = "h";
+    if (form == 2) file.Initializer(W::IntTensor("s", {3}, {3, 1, 1})).Initializer(W::IntTensor("t", {2}, {1, -1})).Node("Reshape", {"h", "s"}, {"h3"}).Node("Reshape", {"h3", "t"}, {"h2"}), h = "h2";
+    file.Node("Gemm", {"x", "W", "b"}, {"i"}, W::Int("transB", 1)).Node("Gemm", {h, "R"}, {"r"}, W::Int("transB", 1)).Node("Add", {"r", "i"}, {"a"});
+  }
+  if (mutation == "clip") file.Initializer(W::Tensor("l", {}, {-0.5f})).Initializer(W::Tensor("u", {}, {0.5f})).Node("Clip", {"a", "l", "u"}, {"c"});
+  file.Node(ref.activations[0], {mutation == "clip" ? "c" : "a"}, {"y"});
+  if (mutation == "half") return file.Initializer(W::Tensor("k", {}, {0.5f})).Node("Mul", {"y", "k"}, {"hn"}).Output("y").Output("hn"), file;
+  return file.Node("Identity", {"y"}, {"hn"}).Output("y").Output("hn"), file;
+}
+
+TEST(OnnxFuseTest, RnnInPartsIsOneCell) {
+  testing::Random random(4);
+  for (const std::string function : {"Tanh", "Relu"}) {
+    for (int form = 0; form < 3; ++form) {
+      const std::string what = function + " form " + std::to_string(form);
+      Reference ref = Ref(random, "RNN");
+      ref.activations = {function};
+      const auto model = Import(RnnInParts(ref, form).File());
+      ASSERT_TRUE(model.ok()) << what << ": " << model.status();
+      const auto* rnn = Only<RnnOp>(*model);
+      ASSERT_NE(rnn, nullptr) << what;
+      EXPECT_EQ(rnn->relu, function == "Relu");
+      EXPECT_EQ(Only<LinearOp>(*model), nullptr) << what;
+      ExpectSteps(*model, ref, what);
+    }
+  }
+  for (const std::string mutation : {"clip", "half", "diagonal"}) {
+    Reference ref = Ref(random, "RNN");
+    ref.activations = {"Tanh"};
+    const auto model = Import(RnnInParts(ref, 0, mutation).File());
+    ASSERT_TRUE(model.ok()) << mutation << ": " << model.status();
+    EXPECT_EQ(Only<RnnOp>(*model), nullptr) << mutation;
   }
 }
 
