@@ -15,8 +15,11 @@ size_t BytesOf(const Shape& shape) { return static_cast<size_t>(CheckedElementCo
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<SequenceRun>> SequenceRun::Make(std::shared_ptr<const SequenceProgram> program, uint32_t steps,
-                                                               std::vector<std::vector<std::byte>> inputs) {
+                                                               std::vector<std::vector<std::byte>> inputs, bool own_lengths) {
   const SequenceModel& model = program->sequence();
+  for (const SequencePort& port : model.outputs) {
+    if (port.length >= 0 && !own_lengths) return absl::UnimplementedError(absl::StrCat("output '", port.name, "' has ", model.lengths[static_cast<size_t>(port.length)].Text(), " frames for T steps, not one for each"));
+  }
   if (steps == 0 || inputs.size() != model.inputs.size()) {
     return absl::InvalidArgumentError(absl::StrCat(steps, " steps and ", inputs.size(), " inputs, expected at least one step and ", model.inputs.size()));
   }
@@ -31,6 +34,11 @@ absl::StatusOr<std::unique_ptr<SequenceRun>> SequenceRun::Make(std::shared_ptr<c
     }
   }
   for (const SequenceLength& length : model.lengths) {
+    if (length.stride > 0) {
+      if (steps < length.least) return absl::InvalidArgumentError(absl::StrCat("the sequence has ", steps, " steps, the graph needs at least ", length.least));
+      run->lengths_.push_back(static_cast<uint32_t>(length.Of(steps)));
+      continue;
+    }
     int64_t n = length.constant;
     if (length.input >= 0) {
       const auto i = static_cast<size_t>(length.input);
@@ -57,12 +65,23 @@ absl::StatusOr<std::unique_ptr<SequenceRun>> SequenceRun::Make(std::shared_ptr<c
   return run;
 }
 
+uint32_t SequenceRun::Frames(const SequenceModel& model, const SequencePort& output, uint32_t steps) {
+  if (output.once) return 1;
+  if (output.length < 0) return steps;
+  const SequenceLength& length = model.lengths[static_cast<size_t>(output.length)];
+  return steps < length.least ? 0 : static_cast<uint32_t>(length.Of(steps));
+}
+
 uint64_t SequenceRun::Bytes(const SequenceProgram& program, uint32_t steps) {
   uint64_t kept = 0, gathered = 0;
-  for (const auto& stage : program.stages()) {
+  const SequenceModel& model = program.sequence();
+  for (size_t s = 0; s < program.stages().size(); ++s) {
+    const auto& stage = program.stages()[s];
+    const SequenceLength* length = model.stages[s].length < 0 ? nullptr : &model.lengths[static_cast<size_t>(model.stages[s].length)];
+    const uint64_t frames = length != nullptr && length->stride > 0 ? (steps < length->least ? 0 : static_cast<uint64_t>(length->Of(steps))) : steps;
     uint64_t own = 4 * stage->state_floats() * sizeof(float);
-    for (const auto& port : stage->inputs()) own += steps * port.step_bytes;
-    for (size_t o = 0; o < stage->declared_outputs(); ++o) kept += steps * stage->outputs()[o].step_bytes;
+    for (const auto& port : stage->inputs()) own += frames * port.step_bytes;
+    for (size_t o = 0; o < stage->declared_outputs(); ++o) kept += frames * stage->outputs()[o].step_bytes;
     kept += stage->state_floats() * sizeof(float);
     gathered = std::max(gathered, own);
   }
@@ -86,7 +105,7 @@ void SequenceRun::Gather(const SequenceRead& read, uint32_t steps, std::byte* to
   // From its end: the end of what both have.
   const int64_t end = std::min<int64_t>(n, steps);
   for (int64_t t = 0; t < steps; ++t) {
-    const int64_t from = read.reversed ? end - 1 - t : t + read.shift;
+    const int64_t from = read.reversed ? end - 1 - t : t * read.stride + read.shift;
     if (from >= 0 && from < n) {
       std::memcpy(to + static_cast<size_t>(t) * bytes, source.data() + static_cast<size_t>(from) * bytes, bytes);
     } else {
@@ -125,7 +144,7 @@ bool SequenceRun::Next(Turn& turn) {
   for (size_t i = 0; i < stage.inputs.size(); ++i) {
     const SequenceRead& read = stage.inputs[i];
     const auto [source, bytes] = SourceOf(read);
-    if (!read.reversed && read.shift == 0 && source.size() >= steps * bytes) {
+    if (!read.reversed && read.shift == 0 && read.stride == 1 && source.size() >= steps * bytes) {
       turn.inputs.push_back(source.data());
       continue;
     }
@@ -160,11 +179,12 @@ void SequenceRun::Take(const Turn& turn) {
 std::vector<std::byte> SequenceRun::Output(size_t output) const {
   const SequencePort& port = program_->sequence().outputs[output];
   const SequenceRead& read = program_->sequence().results[output];
-  std::vector<std::byte> out(BytesOf(port.shape) * (port.once ? 1 : steps_));
+  const uint32_t frames = Frames(program_->sequence(), port, steps_);
+  std::vector<std::byte> out(BytesOf(port.shape) * frames);
   if (port.once) {
     Once(read, out.data(), out.size());
   } else {
-    Gather(read, steps_, out.data());
+    Gather(read, frames, out.data());
   }
   return out;
 }

@@ -18,9 +18,13 @@ namespace lstm::core {
 class SequenceRun {
  public:
   // `inputs`: per input of the sequence [T, one step], or one; empty: left out. INVALID_ARGUMENT, naming the input, where
-  // one is missing, has another size, or a length is not 1 to T.
+  // one is missing, has another size, or a length is not 1 to T. UNIMPLEMENTED where an output has another length than the
+  // sequence and the caller does not say that it knows of such.
   static absl::StatusOr<std::unique_ptr<SequenceRun>> Make(std::shared_ptr<const SequenceProgram> program, uint32_t steps,
-                                                           std::vector<std::vector<std::byte>> inputs);
+                                                           std::vector<std::vector<std::byte>> inputs, bool own_lengths = false);
+
+  // How many frames an output has of a sequence of so many steps; 0: too few steps for any.
+  static uint32_t Frames(const SequenceModel& model, const SequencePort& output, uint32_t steps);
 
   // What a run over so many steps holds at most, beside its inputs.
   static uint64_t Bytes(const SequenceProgram& program, uint32_t steps);
@@ -30,7 +34,7 @@ class SequenceRun {
   // Takes what a finished turn gave. The turn's status must be OK.
   void Take(const Turn& turn);
 
-  // Of an output of the sequence, once all is done: [T, one step], or one.
+  // Of an output of the sequence, once all is done: [T, one step], or as many frames as its length says, or one.
   std::vector<std::byte> Output(size_t output) const;
 
  private:

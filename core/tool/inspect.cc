@@ -21,27 +21,32 @@ std::string Ports(const std::vector<StepProgram::Port>& ports, size_t n) {
   return out;
 }
 
-std::string Ports(const std::vector<SequencePort>& ports) {
+std::string Ports(const std::vector<SequencePort>& ports, const SequenceModel& model) {
   std::string out;
   for (const SequencePort& port : ports) {
     absl::StrAppend(&out, out.empty() ? "" : ", ", port.name, " ", port.dtype == DType::kI32 ? "INT32" : "FLOAT32", ShapeString(port.shape), port.once ? " once" : "",
                     port.optional ? " (optional)" : "");
+    if (port.length >= 0) absl::StrAppend(&out, " of ", model.lengths[static_cast<size_t>(port.length)].Text(), " frames for T steps");
     if (port.limit > 0) absl::StrAppend(&out, " below ", port.limit);
   }
   return out;
 }
 
 nlohmann::ordered_json Json(const SequenceProgram& program) {
-  nlohmann::ordered_json out = {{"in", Ports(program.sequence().inputs)}, {"out", Ports(program.sequence().outputs)}};
+  nlohmann::ordered_json out = {{"in", Ports(program.sequence().inputs, program.sequence())}, {"out", Ports(program.sequence().outputs, program.sequence())}};
   for (const auto& stage : program.stages()) out["passes"].push_back(stage->engines());
   return out;
 }
 
 void Print(const SequenceProgram& program) {
-  std::cout << "whole sequences (Predict)\n  in     " << Ports(program.sequence().inputs) << "\n  out    " << Ports(program.sequence().outputs) << "\n";
+  const auto length = [&](const SequenceStage& stage) {
+    const SequenceLength& of = program.sequence().lengths[static_cast<size_t>(stage.length)];
+    return of.stride > 0 ? absl::StrCat(of.Text(), " frames") : std::string("the length that is given");
+  };
+  std::cout << "whole sequences (Predict)\n  in     " << Ports(program.sequence().inputs, program.sequence()) << "\n  out    " << Ports(program.sequence().outputs, program.sequence()) << "\n";
   for (size_t s = 0; s < program.stages().size(); ++s) {
     const SequenceStage& stage = program.sequence().stages[s];
-    std::cout << "  pass " << s + 1 << (stage.once ? ", one step" : stage.length >= 0 ? ", over the length that is given" : "") << "\n";
+    std::cout << "  pass " << s + 1 << (stage.once ? ", one step" : stage.length < 0 ? "" : absl::StrCat(", over ", length(stage))) << "\n";
     for (const std::string& line : program.stages()[s]->engines()) std::cout << "    " << line << "\n";
   }
 }

@@ -9,6 +9,7 @@
 #include "absl/strings/str_format.h"
 #include "core/base/npy.h"
 #include "core/base/status_macros.h"
+#include "core/engine/sequence_run.h"
 #include "core/tool/tool.h"
 
 namespace lstm::core {
@@ -101,7 +102,8 @@ absl::Status RunWhole(const Loaded& loaded, const VerifyOptions& options) {
   for (const auto& port : out) names.push_back(port.name);
   for (size_t k = 0; k < options.expected.size(); ++k) {
     LSTM_ASSIGN_OR_RETURN(const auto named, Parse(options.expected[k], out, out.size(), std::min(k, out.size() - 1)));
-    LSTM_ASSIGN_OR_RETURN(const auto rows, RowsOrOnce(named.second, out[named.first], sequence.outputs[named.first].once, recorded.steps));
+    uint64_t frames = SequenceRun::Frames(sequence, sequence.outputs[named.first], static_cast<uint32_t>(recorded.steps));
+    LSTM_ASSIGN_OR_RETURN(const auto rows, RowsOrOnce(named.second, out[named.first], sequence.outputs[named.first].once, frames));
     recorded.expected[named.first].resize(rows.size() / sizeof(float));
     std::memcpy(recorded.expected[named.first].data(), rows.data(), rows.size());
     compared[named.first] = true;

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
+#include "core/engine/sequence_run.h"
 #include "core/import/mapped_file.h"
 #include "core/import/onnx/graph.h"
 #include "core/tool/tool.h"
@@ -135,10 +136,11 @@ absl::Status VerifyWhole(const Loaded& loaded, const ImportNotes& notes, const s
       const auto it = expected.find(port.name);
       if (it == expected.end()) continue;
       Axes at;
-      if (!Find(it->second.shape, port.shape, steps, batch, time_first, !port.once, at)) {
-        return absl::InvalidArgumentError(absl::StrCat("data of output '", port.name, "' has shape ", ShapeString(it->second.shape), ", expected ", batch, " of ", steps, " steps of ", ShapeString(port.shape)));
+      const auto frames = static_cast<int64_t>(SequenceRun::Frames(sequence, port, static_cast<uint32_t>(steps)));
+      if (!Find(it->second.shape, port.shape, frames, batch, time_first, !port.once, at)) {
+        return absl::InvalidArgumentError(absl::StrCat("data of output '", port.name, "' has shape ", ShapeString(it->second.shape), ", expected ", batch, " of ", frames, " frames of ", ShapeString(port.shape)));
       }
-      for (double v : Item(it->second, at, item, port.once ? 1 : steps)) rows.push_back(static_cast<float>(v));
+      for (double v : Item(it->second, at, item, port.once ? 1 : frames)) rows.push_back(static_cast<float>(v));
       compared[o] = true;
     }
     LSTM_RETURN_IF_ERROR(ReplayWhole(loaded.sequence, recorded, worst));

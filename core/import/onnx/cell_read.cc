@@ -93,10 +93,12 @@ absl::Status Lowering::ReadCell(Call& call, size_t direction_index, Cell& cell) 
   if (direction != "forward" && !whole_) return LooksAhead(absl::StrCat("its direction is ", Shown(direction), ": it reads the sequence from its end, which no step knows"));
   LSTM_RETURN_IF_ERROR(ReadActivations(node, direction_index, static_cast<size_t>(directions), cell));
   if (!call.has(0)) return Refuse("its input X is missing");
-  LSTM_ASSIGN_OR_RETURN(const TensorPtr w, ConstantOf(call, 1, "weight W"));
-  LSTM_ASSIGN_OR_RETURN(const TensorPtr r, ConstantOf(call, 2, "recurrent weight R"));
+  for (const auto& [i, what] : {std::pair<size_t, const char*>{1, "weight W"}, {2, "recurrent weight R"}}) {
+    if (!call.has(i) || !call[i].constant()) return ConstantOf(call, i, what).status();
+  }
+  const Val *const w = call.in[1].get(), *const r = call.in[2].get();
   const auto g = static_cast<int64_t>(cell.gates);
-  if (!w->is_float || w->shape.size() != 3 || w->shape[0] != directions || w->shape[1] % g != 0 || w->size() == 0) {
+  if (!w->is_float || w->shape.size() != 3 || w->shape[0] != directions || w->shape[1] % g != 0 || w->count() == 0) {
     return Refuse(absl::StrCat("its weight W has shape ", ShapeString(w->shape), ", expected [", directions, ", ", g, " H, I]"));
   }
   cell.hidden = w->shape[1] / g;
@@ -111,8 +113,14 @@ absl::Status Lowering::ReadCell(Call& call, size_t direction_index, Cell& cell) 
                                     : cell.kind == Cell::kGru ? std::vector<size_t>{0, 1, 2}
                                                               : std::vector<size_t>{0};
   const auto n = static_cast<size_t>(g * cell.hidden);
-  cell.weight = Blocks(w->floats, direction_index * n * static_cast<size_t>(cell.width), order, cell.hidden, cell.width);
-  cell.recurrent = Blocks(r->floats, direction_index * n * static_cast<size_t>(cell.hidden), order, cell.hidden, cell.hidden);
+  const auto blocks = [&](size_t i, int64_t width) -> absl::StatusOr<ConstantPtr> {
+    const auto make = [&](const Tensor& t) -> absl::StatusOr<ConstantPtr> { return Blocks(t.floats, direction_index * n * static_cast<size_t>(width), order, cell.hidden, width); };
+    // Signs may be turned below.
+    return Shared(call.in[i], absl::StrCat(cell.coupled ? absl::StrCat("coupled ", shared_.size()) : std::string(node.op), " ", direction_index, " ", i), make);
+  };
+  LSTM_ASSIGN_OR_RETURN(cell.weight, blocks(1, cell.width));
+  LSTM_ASSIGN_OR_RETURN(cell.recurrent, blocks(2, cell.hidden));
+  if (!cell.usual) LSTM_RETURN_IF_ERROR(Bear((w->count() + r->count()) / directions));  // in plain ops each gate has them once more
   std::vector<float> bias(2 * n, 0);
   if (call.has(3)) {
     LSTM_ASSIGN_OR_RETURN(const TensorPtr b, ConstantOf(call, 3, "bias B"));

@@ -66,7 +66,7 @@ absl::Status Lowering::AddInputs() {
   for (size_t i = 0; i < inputs_.size(); ++i) {
     GraphInput& in = inputs_[i];
     auto val = std::make_shared<Val>();
-    val->is_float = IsFloatType(in.declared.type);
+    val->is_float = IsFloatType(in.declared.type) || reading_.floats.contains(static_cast<int>(i));
     if (reading_.constants.contains(static_cast<int>(i))) {
       Tensor tensor = *in.constant;
       LSTM_RETURN_IF_ERROR(Bind(in.declared.name, MakeConstantVal(std::move(tensor))));
@@ -153,7 +153,7 @@ absl::Status Lowering::RunIf(Call& call) {
 }
 
 absl::Status Lowering::RunNode(std::string_view message) {
-  if (--budget_ < 0) return absl::ResourceExhaustedError("the graph is too large to be tried in so many readings: the manifest can say where time flows, onnx { input { name: ... time: ... } }");
+  if (--budget_ < 0) return absl::ResourceExhaustedError("the graph, or the constants that it computes, are too large to be tried in so many readings: the manifest can say where time flows, onnx { input { name: ... time: ... } }");
   LSTM_ASSIGN_OR_RETURN(const NodeView node, ReadNode(message));
   Call call{node, {}, std::vector<ValPtr>(node.outputs.size())};
   for (std::string_view name : node.inputs) {
@@ -194,6 +194,7 @@ absl::Status Lowering::RunNode(std::string_view message) {
   }
   if (absl::IsUnimplemented(status)) return within(absl::InvalidArgumentError("this operator is not supported"));
   if (!status.ok()) return within(status);
+  if (const absl::Status counted = CountFolded(call); !counted.ok()) return within(counted);
   for (size_t i = 0; i < node.outputs.size(); ++i) {
     if (node.outputs[i].empty()) continue;
     if (!call.out[i]) return within(absl::InvalidArgumentError(absl::StrCat("it has no output ", i, ", which is called ", Shown(node.outputs[i]))));
@@ -215,7 +216,14 @@ absl::Status Lowering::RunNodes(const GraphView& graph) {
     }
     LSTM_RETURN_IF_ERROR(Bind(stored.name, std::move(val)));
   }
-  for (std::string_view message : graph.nodes) LSTM_RETURN_IF_ERROR(RunNode(message));
+  for (std::string_view message : graph.nodes) {
+    const bool knew = undecided_.ok();
+    LSTM_RETURN_IF_ERROR(RunNode(message));
+    if (knew && !undecided_.ok()) {
+      LSTM_ASSIGN_OR_RETURN(const NodeView node, ReadNode(message));
+      if (undecided_.message().find("node '") == std::string::npos) undecided_ = absl::InvalidArgumentError(absl::StrCat(node.Described(), ": ", undecided_.message()));
+    }
+  }
   return absl::OkStatus();
 }
 
@@ -252,7 +260,7 @@ absl::Status Lowering::Run() {
       }
     }
   }
-  if (whole_) return absl::OkStatus();
+  if (whole_ || !undecided_.ok()) return undecided_;
   LSTM_RETURN_IF_ERROR(PairStates());
   return FinishStates();
 }

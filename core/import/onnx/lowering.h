@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -34,6 +35,7 @@ struct Reading {
   std::set<int> explicit_states;                // states that are read and written by themselves, not by a cell
   std::set<int> constants;                      // inputs that data given beside the graph fixes
   std::set<std::string, std::less<>> plain_cells;  // cells in plain ops: something reads what a cell's kernel keeps to itself
+  std::set<int> floats;                         // inputs of integers, or truth values, that are computed with
   bool lengths = false;                         // a recurrent node reads how long its sequence is
 };
 
@@ -115,8 +117,9 @@ class Lowering {
     int64_t shift = 0;
     bool reversed = false;
     int64_t at = 0;
+    int64_t stride = 1;
     friend auto operator<=>(const Origin&, const Origin&) = default;
-    bool plain() const { return shift == 0 && !reversed; }
+    bool plain() const { return shift == 0 && !reversed && stride == 1; }
   };
   struct Source {
     // kCell: the new cell state of a cell, no value of the model. kImport: of an input or an earlier stage.
@@ -132,7 +135,8 @@ class Lowering {
   };
   struct Stage {
     ModelBuilder builder;
-    int length = -1;     // as SequenceStage has it
+    int length = -1;     // as SequenceStage has it, for sequence_lens
+    int rate = -1;       // how many frames there are for T steps, an index into lengths_; -1: T
     bool timed = false;  // it needs more than one step
     std::vector<SequenceRead> inputs;
     std::vector<ValueId> input_values;
@@ -169,6 +173,11 @@ class Lowering {
   std::string FreshName(absl::string_view wanted);
   absl::StatusOr<StateId> AddState(absl::string_view wanted, Shape shape, std::vector<float> initial);
   absl::Status Spend(int64_t elements);
+  absl::Status Affordable(int64_t elements) const;  // whether Spend would be refused
+  // Weights that a file has once may be named by many nodes: what is made of one is made once ...
+  absl::StatusOr<ConstantPtr> Shared(const ValPtr& val, std::string how, const std::function<absl::StatusOr<ConstantPtr>(const Tensor&)>& make);
+  absl::Status Bear(int64_t weights);       // ... or counted
+  absl::Status CountFolded(const Call& call);  // constants that a node computed: what they hold, and what they took
   void Unite(int a, int b);
   int Root(int label);
   // True where the label's axes were made time, so that the graph must be lowered anew.
@@ -181,7 +190,14 @@ class Lowering {
   int NewSource(Source source);
 
   // whole.cc: the stages of a sequence model. A value that is read in another stage, or at another step, is brought there.
-  void NewStage(int length);
+  void NewStage(int length) { NewStage(length, stages_[static_cast<size_t>(stage_)]->rate); }
+  void NewStage(int length, int rate);
+  int RateOf(const Val& val) const;  // of one that time flows through
+  // The rate of windows over what has `rate`: (n - less) / stride + 1 of n frames.
+  absl::StatusOr<int> RateAfter(int rate, int64_t stride, int64_t less);
+  int64_t TimeOf(int rate) const { return rate < 0 ? kTime : lengths_[static_cast<size_t>(rate)].Of(kTime); }
+  std::optional<int> RateOfSize(int64_t size) const;  // whose length of time a graph computed
+  std::string RateText(int rate) const { return rate < 0 ? "T" : lengths_[static_cast<size_t>(rate)].Text(); }
   absl::Status Settle(Call& call);  // before an op: all that it reads belongs to this stage
   bool Here(const Val& val) const;  // something of it changes over the steps of this stage
   bool CanBring(const Val& val, const Origin& how) const;  // else a new stage must begin first
@@ -210,13 +226,21 @@ class Lowering {
   absl::Status LowerSplit(Call& call);
   absl::Status LowerPad(Call& call);
   absl::Status LowerExpand(Call& call, Shape target);
-  absl::StatusOr<ValPtr> Embedding(const Call& call, const Val& table, const Val& ids);
+  absl::Status LowerTopK(Call& call);
+  absl::Status LowerReverse(Call& call);
+  absl::Status LowerOneHot(Call& call);
+  absl::Status LowerScatter(Call& call);
+  absl::StatusOr<ValPtr> Embedding(const ValPtr& table, const Val& ids);
   absl::StatusOr<ValPtr> Cut(const Val& val, size_t axis, int64_t begin, int64_t count, int64_t step);
 
   absl::StatusOr<ValPtr> Combine(ElementwiseKind kind, const Val& a, const Val& b);
   absl::StatusOr<ValPtr> Activated(const Val& val, ActivationOp op);
   absl::StatusOr<ValPtr> Scaled(const Val& val, double scale, double offset);
   absl::StatusOr<ValPtr> Linear(const Val& val, ConstantPtr weight, ConstantPtr bias);
+  absl::Status AsFloats(const Val& val);
+  absl::Status Decide(Call& call);
+  absl::Status DecideComputed(Call& call);
+  absl::Status Choose(Call& call, const std::vector<ValPtr>& in);
   absl::Status LowerMatMul(Call& call);
   absl::Status LowerGemm(Call& call);
   absl::Status LowerReduce(Call& call, ReduceKind kind);
@@ -225,19 +249,27 @@ class Lowering {
   absl::Status SoftmaxOverTime(Call& call, bool log);
   absl::Status LowerNorm(Call& call);
   absl::Status LowerBatchNorm(Call& call);
-  int64_t FixedTime() const;  // the number of steps that the file fixes; 0: none
+  absl::StatusOr<ValPtr> WithReduced(ElementwiseKind kind, ValPtr& x, ValPtr reduced);
+  absl::StatusOr<ValPtr> Normalized(ValPtr x, const std::vector<int64_t>& axes, double epsilon, bool centred);
+  absl::Status LowerNorms(Call& call);
+  absl::Status LowerArg(Call& call);
+  absl::Status LowerCumSum(Call& call);
+  int64_t FixedTime(int rate) const;  // the number of frames that the file fixes; 0: none
   void NoteGate(std::string_view op, const Call& call);
 
   absl::Status LowerConv(Call& call);
   absl::Status LowerPool(Call& call);
   // The value with the `frames` before it in front, along the axis of time.
   absl::StatusOr<ValPtr> WithContext(const Val& val, int64_t frames, absl::string_view name);
-  // Whole sequences alone: with `before` frames in front and `after` behind; zeros beyond the ends.
-  absl::StatusOr<ValPtr> Around(const ValPtr& val, int64_t before, int64_t after);
+  // Whole sequences alone: windows of reach + 1 frames, every stride-th, of the sequence with `front` and `behind` frames of
+  // zeros around it. The axis of time has the frames of one window.
+  absl::StatusOr<ValPtr> WindowsOverTime(const ValPtr& x, std::string_view mode, int64_t front, int64_t behind, int64_t reach, int64_t stride, int64_t& tail);
+  absl::StatusOr<ValPtr> Windowed(const ValPtr& val, int64_t front, int64_t behind, int64_t reach, int64_t stride);
 
   struct Cell;
   absl::Status ReadCell(Call& call, size_t direction, Cell& cell);
   absl::Status ReadActivations(const NodeView& node, size_t direction, size_t directions, Cell& cell);
+  absl::Status RepeatedInTime(Call& call, size_t seq);
   absl::Status PlaceInTime(Call& call, Cell& cell);
   absl::Status RecurrentStep(Call& call, const Cell& cell);
   absl::Status RecurrentWhole(Call& call, const std::vector<Cell>& cells);
@@ -257,6 +289,7 @@ class Lowering {
   absl::Status PairStates();
   bool Matches(int input, const Val& output) const;  // all that is known of the input's new elements is there
   absl::Status WriteState(int input, const Val& next);
+  bool UsedByNode(ValueId value);
 
   const FileView& file_;
   std::vector<GraphInput>& inputs_;
@@ -291,7 +324,12 @@ class Lowering {
   std::vector<int> parents_;                              // of labels
   std::vector<Output> outputs_;
   int64_t elements_ = 0;
+  int64_t weights_ = 0;
+  std::map<std::pair<const void*, std::string>, std::pair<ValPtr, ConstantPtr>> shared_;  // the first keeps the key alive
+  std::vector<std::pair<std::weak_ptr<const Tensor>, int64_t>> folded_;                   // and their bytes
+  int64_t folded_bytes_ = 0;
   std::string node_name_;
+  absl::Status undecided_;                                // what is refused unless a later node tells which axis is time
 };
 
 // The axis as it is counted from the front. INVALID_ARGUMENT where there is none.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Ops that compute: which op is which function; decisions over constants.
+// Ops that compute: which op is which function.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -25,9 +25,11 @@ absl::Status Lowering::Math(Call& call) {
                                                                   {"Min", E::kMinimum}, {"Max", E::kMaximum}, {"Sum", E::kAdd}};
   static const std::unordered_map<std::string_view, ReduceKind> kReduce = {
       {"ReduceMean", ReduceKind::kMean}, {"ReduceSum", ReduceKind::kSum}, {"ReduceMax", ReduceKind::kMaximum}, {"ReduceMin", ReduceKind::kMinimum},
-      {"ReduceProd", ReduceKind::kProduct}, {"ReduceL2", ReduceKind::kSum}, {"ReduceL1", ReduceKind::kSum}, {"ReduceSumSquare", ReduceKind::kSum}};
+      {"ReduceProd", ReduceKind::kProduct}, {"ReduceL2", ReduceKind::kSum}, {"ReduceL1", ReduceKind::kSum}, {"ReduceSumSquare", ReduceKind::kSum},
+      {"ReduceLogSum", ReduceKind::kSum}, {"ReduceLogSumExp", ReduceKind::kSum}};
   static const std::set<std::string_view> kOthers = {"MatMul", "Gemm", "Softmax", "LogSoftmax", "LayerNormalization", "BatchNormalization", "Pow", "Clip", "PRelu",
-                                                     "HardSwish", "Mish", "Selu", "Celu", "Equal", "Not", "And", "Or", "Less", "Greater", "LessOrEqual", "GreaterOrEqual",
+                                                     "HardSwish", "Mish", "Selu", "Celu", "Ceil", "InstanceNormalization", "GroupNormalization", "RMSNormalization", "MeanVarianceNormalization",
+                                                     "LpNormalization", "ArgMax", "ArgMin", "CumSum", "Swish", "Xor", "Equal", "Not", "And", "Or", "Less", "Greater", "LessOrEqual", "GreaterOrEqual",
                                                      "Where", "Range", "Mod"};
   const auto unary = kUnary.find(op);
   const auto binary = kBinary.find(op);
@@ -35,14 +37,23 @@ absl::Status Lowering::Math(Call& call) {
   if (unary == kUnary.end() && binary == kBinary.end() && reduce == kReduce.end() && !kOthers.contains(op)) return absl::UnimplementedError("");
   if (!call.has(0)) return Refuse("its first input is missing");
   const Val& x = call[0];
-  static const std::set<std::string_view> kDecisions = {"Equal", "Not", "And", "Or", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "Where", "Range", "Mod"};
-  if (!x.constant() && !x.is_float && !kDecisions.contains(op)) return Refuse("computes with integers of every step, which are ids alone");
+  for (const ValPtr& in : call.in) {  // a mask, a number that was counted: computed with as it is
+    if (in && !in->constant() && !in->is_float) LSTM_RETURN_IF_ERROR(AsFloats(*in));
+  }
   if (unary != kUnary.end()) {
     ActivationOp a{unary->second};
     if (a.kind == A::kLeakyRelu) a.alpha = node.Float("alpha", 0.01f);
     if (a.kind == A::kElu || a.kind == A::kThresholdedRelu) a.alpha = node.Float("alpha", 1);
     if (a.kind == A::kHardSigmoid) a.alpha = node.Float("alpha", 0.2f), a.beta = node.Float("beta", 0.5f);
-    if (a.kind == A::kGelu && node.Text("approximate", "none") != "none") return Refuse("its approximation by tanh is not supported");
+    if (a.kind == A::kGelu && node.Text("approximate", "none") == "tanh") {  // x times a sigmoid: 1 + tanh(a) is twice that of 2a
+      LSTM_ASSIGN_OR_RETURN(const ValPtr cube, Activated(x, {A::kPower, 3}));
+      LSTM_ASSIGN_OR_RETURN(const ValPtr bent, Scaled(*cube, 0.044715, 0));
+      LSTM_ASSIGN_OR_RETURN(const ValPtr sum, Combine(E::kAdd, x, *bent));
+      LSTM_ASSIGN_OR_RETURN(const ValPtr wide, Scaled(*sum, 2 * 0.79788456080286535588, 0));
+      LSTM_ASSIGN_OR_RETURN(const ValPtr gate, Activated(*wide, {A::kSigmoid}));
+      LSTM_ASSIGN_OR_RETURN(call.out[0], Combine(E::kMultiply, x, *gate));
+      return absl::OkStatus();
+    }
     LSTM_ASSIGN_OR_RETURN(call.out[0], Activated(x, a));
     NoteGate(op, call);
     return absl::OkStatus();
@@ -65,6 +76,9 @@ absl::Status Lowering::Math(Call& call) {
   if (op == "Softmax" || op == "LogSoftmax") return LowerSoftmax(call, op == "LogSoftmax");
   if (op == "LayerNormalization") return LowerNorm(call);
   if (op == "BatchNormalization") return LowerBatchNorm(call);
+  if (op.ends_with("Normalization")) return LowerNorms(call);
+  if (op == "ArgMax" || op == "ArgMin") return LowerArg(call);
+  if (op == "CumSum") return LowerCumSum(call);
   const auto number = [&](size_t i, const char* what) -> absl::StatusOr<double> {
     LSTM_ASSIGN_OR_RETURN(const TensorPtr t, ConstantOf(call, i, what));
     if (t->size() != 1) return absl::InvalidArgumentError(absl::StrCat("its ", what, " has ", t->size(), " numbers, expected one"));
@@ -101,9 +115,12 @@ absl::Status Lowering::Math(Call& call) {
     LSTM_ASSIGN_OR_RETURN(call.out[0], Combine(E::kAdd, *up, *scaled));
     return absl::OkStatus();
   }
-  if (op == "HardSwish" || op == "Mish") {
+  if (op == "HardSwish" || op == "Mish" || op == "Swish") {
     ValPtr gate;
-    if (op == "HardSwish") {
+    if (op == "Swish") {
+      LSTM_ASSIGN_OR_RETURN(gate, Scaled(x, static_cast<double>(node.Float("alpha", 1)), 0));
+      LSTM_ASSIGN_OR_RETURN(gate, Activated(*gate, {A::kSigmoid}));
+    } else if (op == "HardSwish") {
       LSTM_ASSIGN_OR_RETURN(gate, Activated(x, {A::kHardSigmoid, 1.0f / 6, 0.5f}));
     } else {
       LSTM_ASSIGN_OR_RETURN(gate, Activated(x, {A::kSoftplus}));
@@ -118,56 +135,24 @@ absl::Status Lowering::Math(Call& call) {
     LSTM_ASSIGN_OR_RETURN(call.out[0], Scaled(*y, static_cast<double>(node.Float("gamma", 1.05070102214813232421875f)), 0));
     return absl::OkStatus();
   }
-  if (op == "Celu") return Refuse("this operator is not supported");
-  // What is left are decisions over constants.
-  std::vector<TensorPtr> t;
-  for (size_t i = 0; i < call.in.size(); ++i) {
-    LSTM_ASSIGN_OR_RETURN(const TensorPtr tensor, ConstantOf(call, i, "input"));
-    t.push_back(tensor);
-  }
-  const size_t wanted = op == "Not" ? 1 : op == "Where" || op == "Range" ? 3 : 2;
-  if (t.size() != wanted) return Refuse(absl::StrCat("has ", t.size(), " inputs, expected ", wanted));
-  if (op == "Range") {
-    const double start = t[0]->size() == 1 ? t[0]->At(0) : NAN, limit = t[1]->size() == 1 ? t[1]->At(0) : NAN, delta = t[2]->size() == 1 ? t[2]->At(0) : NAN;
-    const double n = std::ceil((limit - start) / delta);
-    if (!(n <= kMaxInts)) return Refuse(absl::StrCat("gives ", n, " numbers, expected at most ", kMaxInts));
-    Tensor out{t[0]->is_float, {std::max<int64_t>(0, static_cast<int64_t>(n))}, {}, {}};
-    for (int64_t i = 0; i < out.shape[0]; ++i) {
-      const double v = start + static_cast<double>(i) * delta;
-      if (out.is_float) out.floats.push_back(static_cast<float>(v));
-      if (!out.is_float) out.ints.push_back(static_cast<int64_t>(v));
-    }
-    call.out[0] = MakeConstantVal(std::move(out));
+  if (op == "Celu") {
+    const double alpha = static_cast<double>(node.Float("alpha", 1));
+    if (!(std::fabs(alpha) > 1e-6)) return Refuse(absl::StrCat("its alpha is ", alpha));
+    LSTM_ASSIGN_OR_RETURN(const ValPtr up, Activated(x, {A::kRelu}));
+    LSTM_ASSIGN_OR_RETURN(const ValPtr scaled, Combine(E::kMultiply, x, *MakeConstantVal({true, {}, {static_cast<float>(1 / alpha)}, {}})));
+    LSTM_ASSIGN_OR_RETURN(const ValPtr bent, Activated(*scaled, {A::kElu, 1}));
+    LSTM_ASSIGN_OR_RETURN(const ValPtr wide, Combine(E::kMultiply, *bent, *MakeConstantVal({true, {}, {static_cast<float>(alpha)}, {}})));
+    LSTM_ASSIGN_OR_RETURN(const ValPtr down, Activated(*wide, {A::kClip, -std::numeric_limits<float>::max(), 0}));
+    LSTM_ASSIGN_OR_RETURN(call.out[0], Combine(E::kAdd, *up, *down));
     return absl::OkStatus();
   }
-  Shape shape;
-  for (const TensorPtr& tensor : t) {
-    LSTM_ASSIGN_OR_RETURN(shape, BroadcastShape(shape, tensor->shape));
+  if (op == "Ceil") {
+    LSTM_ASSIGN_OR_RETURN(const ValPtr down, Activated(x, {A::kNegate}));
+    LSTM_ASSIGN_OR_RETURN(const ValPtr floor, Activated(*down, {A::kFloor}));
+    LSTM_ASSIGN_OR_RETURN(call.out[0], Activated(*floor, {A::kNegate}));
+    return absl::OkStatus();
   }
-  LSTM_ASSIGN_OR_RETURN(const int64_t count, ElementCount(shape));
-  if (count > kMaxInts) return Refuse(absl::StrCat("gives ", count, " numbers, expected at most ", kMaxInts));
-  std::vector<std::vector<size_t>> at(t.size());
-  for (size_t i = 0; i < t.size(); ++i) {
-    LSTM_ASSIGN_OR_RETURN(const Arrangement spread, Broadcast(t[i]->shape, shape));
-    spread.ForEach([&](int64_t k) { at[i].push_back(static_cast<size_t>(k)); });
-  }
-  Tensor out{op == "Where" && t[1]->is_float, shape, {}, {}};
-  for (size_t k = 0; k < static_cast<size_t>(count); ++k) {
-    const double a = t[0]->At(at[0][k]), b = t.size() > 1 ? t[1]->At(at[1][k]) : 0;
-    if (op == "Where") {
-      const size_t pick = a != 0 ? 1 : 2;
-      if (t[1]->is_float != t[2]->is_float) return Refuse("chooses between floats and integers");
-      if (out.is_float) out.floats.push_back(t[pick]->floats[at[pick][k]]);
-      if (!out.is_float) out.ints.push_back(t[pick]->ints[at[pick][k]]);
-      continue;
-    }
-    if (op == "Mod" && b == 0) return Refuse("divides by zero");
-    const bool truth = op == "Equal" ? a == b : op == "Not" ? a == 0 : op == "And" ? a != 0 && b != 0 : op == "Or" ? a != 0 || b != 0 : op == "Less" ? a < b
-                       : op == "Greater" ? a > b : op == "LessOrEqual" ? a <= b : a >= b;
-    out.ints.push_back(op == "Mod" ? static_cast<int64_t>(a - b * std::floor(a / b)) : truth ? 1 : 0);
-  }
-  call.out[0] = MakeConstantVal(std::move(out));
-  return absl::OkStatus();
+  return Decide(call);
 }
 
 }  // namespace lstm::core::onnx

@@ -18,7 +18,7 @@ namespace pb = manifest::v1;
 using onnx::GraphInput;
 using onnx::Shown;
 
-constexpr int64_t kBudget = 400'000;  // nodes of all readings that are tried
+constexpr int64_t kBudget = 400'000;  // nodes of all readings that are tried, beside what a large file brings along
 
 absl::Status Answer(const pb::OnnxInput& answer, GraphInput& in) {
   const auto wrong = [&](const std::string& what) { return absl::InvalidArgumentError(absl::StrCat("manifest: onnx input ", Shown(answer.name()), ": ", what)); };
@@ -55,6 +55,22 @@ absl::Status Answer(const pb::OnnxInput& answer, GraphInput& in) {
   return absl::OkStatus();
 }
 
+// Of data for a batch, along axes that have no size: those of one item.
+onnx::TensorPtr FirstItem(const onnx::Tensor& all, const std::vector<bool>& open) {
+  if (!all.is_float || all.shape.size() != open.size() || all.size() == 0) return std::make_shared<const onnx::Tensor>(all);
+  onnx::Tensor out{true, all.shape, {}, {}};
+  const auto strides = onnx::Strides(all.shape);
+  for (size_t i = 0; i < all.size(); ++i) {
+    bool first = true;
+    for (size_t a = 0; a < open.size(); ++a) first = first && (!open[a] || static_cast<int64_t>(i) / strides[a] % all.shape[a] == 0);
+    if (first) out.floats.push_back(all.floats[i]);
+  }
+  for (size_t a = 0; a < open.size(); ++a) {
+    if (open[a]) out.shape[a] = 1;
+  }
+  return std::make_shared<const onnx::Tensor>(std::move(out));
+}
+
 absl::StatusOr<std::vector<GraphInput>> ReadInputs(const onnx::FileView& file, const pb::Manifest& manifest, const std::map<std::string, onnx::Tensor>& given,
                                                    onnx::Reading& reading) {
   std::set<std::string_view> initialized;
@@ -75,7 +91,7 @@ absl::StatusOr<std::vector<GraphInput>> ReadInputs(const onnx::FileView& file, c
     if (!declared.has_shape) return absl::InvalidArgumentError(absl::StrCat("input ", Shown(declared.name), " has no shape in the file, not even its number of axes"));
     if (const auto it = given.find(std::string(declared.name)); it != given.end()) {
       in.constant = std::make_shared<const onnx::Tensor>(it->second);
-      in.initial = in.constant;
+      in.initial = FirstItem(*in.constant, in.open);
     }
   }
   for (const pb::OnnxInput& answer : manifest.onnx().input()) {
@@ -205,7 +221,7 @@ absl::StatusOr<Model> ImportOnnx(std::span<const std::byte> bytes, const pb::Man
   LSTM_ASSIGN_OR_RETURN(std::vector<GraphInput> inputs, ReadInputs(file, manifest, given, reading));
   std::vector<GraphInput> whole_inputs = inputs;
   onnx::Reading whole_reading = reading;
-  int64_t budget = kBudget;
+  int64_t budget = kBudget + static_cast<int64_t>(bytes.size() / 8);
   Model model;
   {
     auto lowering = Lower(file, inputs, reading, budget, false);

@@ -57,16 +57,23 @@ absl::Status Lowering::LowerSlice(Call& call) {
         LSTM_ASSIGN_OR_RETURN(x, Anew(x, {-1, SequenceRead::kEach, 0, true}));
         continue;
       }
+      if (step == 1 && begin == 0 && end == n) continue;
+      // From a step near the front to one near the end, every so many: so many frames for T steps.
+      const bool cut_padding = step == 1 && begin == 0 && end == n - x->tail;
+      if (whole_ && step > 0 && begin < n / 2 && end > n / 2 && x->head == 0 && x->tail == 0 && !cut_padding) {
+        LSTM_ASSIGN_OR_RETURN(const ValPtr part, Windowed(x, -begin, end - n, 0, step));
+        x = part;
+        continue;
+      }
       if (step != 1) return LooksAhead("takes steps of time apart, or backwards: what it gives is not one for each step");
-      if (begin == 0 && end == n) continue;
       auto out = std::make_shared<Val>(*x);
-      if (begin == 0 && end == kTime + x->head) {  // cuts what padding added behind
+      if (begin == 0 && end == n - x->tail) {  // cuts what padding added behind
         out->tail = 0;
       } else if (begin == n - 1 && count == 1 && x->head == 0 && x->tail == 0) {
         out->time = -1;
         out->last = true;
       } else if (whole_ && count == 1 && x->head == 0 && x->tail == 0) {
-        LSTM_ASSIGN_OR_RETURN(const ValPtr one, Anew(x, {-1, SequenceRead::kAt, 0, false, begin >= kTime / 2 ? begin - n : begin}));
+        LSTM_ASSIGN_OR_RETURN(const ValPtr one, Anew(x, {-1, SequenceRead::kAt, 0, false, begin >= n / 2 ? begin - n : begin}));
         *out = *one;
         out->time = -1;
       } else {
@@ -82,22 +89,43 @@ absl::Status Lowering::LowerSlice(Call& call) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<ValPtr> Lowering::Embedding(const Call& call, const Val& table, const Val& ids) {
-  if (call.node.Int("axis", 0) != 0) return absl::InvalidArgumentError("looks ids up along another axis than the first");
-  if (ids.count() != 1 || ids.is_float) return absl::InvalidArgumentError(absl::StrCat("its index is computed in every step, shape ", ShapeString(ids.shape), "; expected one integer id a step"));
-  auto loaded = Constant(table);
-  if (!loaded.ok()) return loaded.status();
-  const TensorPtr& tensor = *loaded;
-  if (!tensor->is_float || tensor->shape.empty()) return absl::InvalidArgumentError("its table is no array of floats");
-  const int64_t rows = tensor->shape[0], width = rows == 0 ? 0 : static_cast<int64_t>(tensor->size()) / rows;
-  if (rows == 0) return absl::InvalidArgumentError("its table is empty");
-  auto weight = NewConstant({rows, width});
-  std::copy(tensor->floats.begin(), tensor->floats.end(), weight->values.data());
+absl::StatusOr<ValPtr> Lowering::Embedding(const ValPtr& table_ptr, const Val& ids) {
+  const Val& table = *table_ptr;
+  const Source* input = ids.elements ? nullptr : &sources_[static_cast<size_t>(ids.source)];
+  if (input != nullptr && input->kind == Source::kImport) input = &sources_[static_cast<size_t>(input->origin.source)];
+  if (input != nullptr && input->kind != Source::kInput) input = nullptr;
+  // Nobody said yet which axis is time: what reads this may.
+  const bool open = input != nullptr && ids.time < 0 && !ids.is_float && (whole_ || ids.count() > 1);
+  if ((ids.count() != 1 && !open) || ids.is_float) return absl::InvalidArgumentError(absl::StrCat("its index is computed in every step, shape ", ShapeString(ids.shape), "; expected one integer id a step"));
+  if (!table.constant()) return Constant(table).status();
+  if (!table.is_float || table.shape.empty()) return absl::InvalidArgumentError("its table is no array of floats");
+  const int64_t rows = table.shape[0], width = rows == 0 ? 0 : table.count() / rows;
+  if (rows == 0 || width == 0) return absl::InvalidArgumentError("its table is empty");
+  LSTM_ASSIGN_OR_RETURN(const ConstantPtr weight, Shared(table_ptr, absl::StrCat("Gather ", rows), [&](const Tensor& tensor) -> absl::StatusOr<ConstantPtr> {
+    auto made = NewConstant({rows, width});
+    std::copy(tensor.floats.begin(), tensor.floats.end(), made->values.data());
+    return made;
+  }));
   const Element id = ids.at(0);
+  Shape shape = ids.shape;
+  shape.insert(shape.end(), table.shape.begin() + 1, table.shape.end());
+  if (open) {
+    const std::string_view name = inputs_[static_cast<size_t>(input->input)].declared.name;
+    if (undecided_.ok()) {
+      undecided_ = absl::InvalidArgumentError(absl::StrCat("looks up input ", Shown(name), " of shape ", ShapeString(ids.shape), ", expected one id a step: which of its axes is time, nothing in the graph says. The manifest can: ", ManifestLine(name, "time: ...")));
+    }
+    auto stand_in = std::make_shared<Val>(ids);
+    stand_in->is_float = true;
+    LSTM_ASSIGN_OR_RETURN(const int64_t count, ElementCount({ids.count(), width}));
+    LSTM_RETURN_IF_ERROR(Spend(count));
+    stand_in->source = NewSource({Source::kConstant, -1, -1, std::make_shared<const Tensor>(Tensor{true, {count}, std::vector<float>(static_cast<size_t>(count), 0), {}}), {count}});
+    stand_in->elements = nullptr;
+    stand_in->labels.resize(shape.size(), -1);
+    stand_in->shape = shape;
+    return ValPtr(stand_in);
+  }
   LSTM_ASSIGN_OR_RETURN(const ValueId source, ValueOf(id.source));
   LSTM_ASSIGN_OR_RETURN(const ValueId value, Add("", EmbeddingOp{weight}, {source}));
-  Shape shape = ids.shape;
-  shape.insert(shape.end(), tensor->shape.begin() + 1, tensor->shape.end());
   return Computed(value, shape, ids);
 }
 
@@ -105,7 +133,8 @@ absl::Status Lowering::LowerGather(Call& call) {
   const Val& x = call[0];
   if (!call.has(1)) return Refuse("its index is missing");
   if (!call[1].constant()) {
-    LSTM_ASSIGN_OR_RETURN(call.out[0], Embedding(call, x, call[1]));
+    if (call.node.Int("axis", 0) != 0) return Refuse("looks ids up along another axis than the first");
+    LSTM_ASSIGN_OR_RETURN(call.out[0], Embedding(call.in[0], call[1]));
     return absl::OkStatus();
   }
   LSTM_ASSIGN_OR_RETURN(const size_t axis, Axis(call.node.Int("axis", 0), x.shape.size()));
@@ -121,7 +150,7 @@ absl::Status Lowering::LowerGather(Call& call) {
   shape.insert(shape.end(), x.shape.begin() + static_cast<long>(axis) + 1, x.shape.end());
   if (x.time == static_cast<int>(axis)) {
     if (whole_ && index.size() == 1 && index[0] != n - 1 && x.head == 0 && x.tail == 0) {
-      LSTM_ASSIGN_OR_RETURN(const ValPtr one, Anew(call.in[0], {-1, SequenceRead::kAt, 0, false, index[0] >= kTime / 2 ? index[0] - n : index[0]}));
+      LSTM_ASSIGN_OR_RETURN(const ValPtr one, Anew(call.in[0], {-1, SequenceRead::kAt, 0, false, index[0] >= n / 2 ? index[0] - n : index[0]}));
       auto out = std::make_shared<Val>(*Reshaped(*one, shape));
       out->time = -1;
       call.out[0] = std::move(out);
@@ -305,12 +334,95 @@ absl::Status Lowering::LowerPad(Call& call) {
     call.out[0] = std::move(padded);
     return absl::OkStatus();
   }
+  Shape wide = x.shape;
+  for (size_t a = 0; a < rank; ++a) {
+    if (before[a] > kMaxInts || before[a] < -kMaxInts || after[a] > kMaxInts || after[a] < -kMaxInts) return Refuse(absl::StrCat("pads axis ", a, " by ", before[a], " and ", after[a]));
+    wide[a] = std::max<int64_t>(1, wide[a] + before[a] + after[a]);
+  }
+  LSTM_ASSIGN_OR_RETURN(const int64_t padded_count, ElementCount(wide));
+  LSTM_RETURN_IF_ERROR(Affordable(padded_count));
   LSTM_ASSIGN_OR_RETURN(const Arrangement arrangement,
                         Padded(x.shape, before, after, mode == "constant" ? PadMode::kConstant : mode == "reflect" ? PadMode::kReflect : PadMode::kEdge));
   LSTM_ASSIGN_OR_RETURN(const ValPtr out, Arranged(*padded, arrangement, arrangement.shape(), fill));
   auto labelled = std::make_shared<Val>(*out);
   labelled->labels = x.labels;
   call.out[0] = std::move(labelled);
+  return absl::OkStatus();
+}
+
+// What Keras' layers that go backwards are exported as, its length being all steps.
+absl::Status Lowering::LowerReverse(Call& call) {
+  const Val& x = call[0];
+  LSTM_ASSIGN_OR_RETURN(const size_t axis, Axis(call.node.Int("time_axis", 0), x.shape.size()));
+  LSTM_ASSIGN_OR_RETURN(const std::vector<int64_t> ends, IntsOf(call, 1, "sequence_lens"));
+  if (x.time < 0 && x.labels[axis] >= 0 && (IsOpen(x.labels[axis]) || x.shape[axis] > 1) && MakeTime(x.labels[axis])) return absl::AbortedError("time was found");
+  if (x.time != static_cast<int>(axis)) return Refuse(absl::StrCat("turns axis ", axis, " of shape ", ShapeString(x.shape), ", which is not time"));
+  if (!whole_) return LooksAhead("reads the sequence from its end, which no step knows");
+  const int rate = RateOf(x);
+  for (int64_t end : ends) {
+    if (end != TimeOf(rate) && end != FixedTime(rate)) return Refuse(absl::StrCat("its sequence_lens is ", end, ", expected all steps of the sequence"));
+  }
+  if (x.head != 0 || x.tail != 0) return Refuse("turns a sequence that is padded");
+  LSTM_ASSIGN_OR_RETURN(call.out[0], Anew(call.in[0], {-1, SequenceRead::kEach, 0, true}));
+  return absl::OkStatus();
+}
+
+// A table whose rows are `off` but for one `on`.
+absl::Status Lowering::LowerOneHot(Call& call) {
+  LSTM_ASSIGN_OR_RETURN(const TensorPtr depth, ConstantOf(call, 1, "depth"));
+  LSTM_ASSIGN_OR_RETURN(const TensorPtr values, ConstantOf(call, 2, "values"));
+  const double n = depth->size() == 1 ? depth->At(0) : 0;
+  if (!(n >= 1) || n > 65536 || values->size() != 2) return Refuse(absl::StrCat("its depth is ", n, " and it has ", values->size(), " values, expected 1 to 65536 and two"));
+  const Val& ids = call[0];
+  const auto rank = static_cast<int64_t>(ids.shape.size()), axis = call.node.Int("axis", -1);
+  if (axis != -1 && axis != rank) return Refuse(absl::StrCat("its axis is ", axis, ", expected the last"));
+  if (ids.constant()) return Refuse("its indices are constants");
+  const auto rows = static_cast<int64_t>(n);
+  LSTM_RETURN_IF_ERROR(Affordable(rows * rows));
+  Tensor table{true, {rows, rows}, std::vector<float>(static_cast<size_t>(rows * rows), static_cast<float>(values->At(0))), {}};
+  for (size_t i = 0; i < static_cast<size_t>(rows); ++i) table.floats[i * static_cast<size_t>(rows) + i] = static_cast<float>(values->At(1));
+  LSTM_ASSIGN_OR_RETURN(call.out[0], Embedding(MakeConstantVal(std::move(table)), ids));
+  return absl::OkStatus();
+}
+
+// Sorting a batch by length, as packed sequences are: of one item it is that item.
+absl::Status Lowering::LowerTopK(Call& call) {
+  const Val& x = call[0];
+  LSTM_ASSIGN_OR_RETURN(const size_t axis, Axis(call.node.Int("axis", -1), x.shape.size()));
+  if (x.time == static_cast<int>(axis)) return LooksAhead("sorts the sequence: it needs the whole of it");
+  if (x.shape[axis] != 1) {
+    const int label = x.labels[axis];
+    if (x.shape.size() == 1 && !x.is_float && label >= 0 && reading_.single.insert({label / 16, label % 16}).second) return absl::AbortedError("the batch was found");
+    return Refuse(absl::StrCat("sorts axis ", axis, " of shape ", ShapeString(x.shape), ", expected one item, a batch"));
+  }
+  LSTM_RETURN_IF_ERROR(Spend(x.count()));
+  call.out[0] = call.in[0];
+  if (call.out.size() > 1) call.out[1] = MakeConstantVal({false, x.shape, {}, std::vector<int64_t>(static_cast<size_t>(x.count()), 0)});
+  return absl::OkStatus();
+}
+
+absl::Status Lowering::LowerScatter(Call& call) {
+  LSTM_ASSIGN_OR_RETURN(const TensorPtr data, ConstantOf(call, 0, "data"));
+  LSTM_ASSIGN_OR_RETURN(const std::vector<int64_t> index, IntsOf(call, 1, "indices"));
+  LSTM_ASSIGN_OR_RETURN(const TensorPtr updates, ConstantOf(call, 2, "updates"));
+  LSTM_ASSIGN_OR_RETURN(const size_t axis, Axis(call.node.Int("axis", 0), data->shape.size()));
+  const Shape& shape = call[1].shape;
+  if (call.node.Text("reduction", "none") != "none") return Refuse("its reduction is not supported");
+  if (shape.size() != data->shape.size() || updates->shape != shape || updates->is_float != data->is_float) return Refuse("its data, indices and updates do not fit");
+  Tensor out = *data;
+  const auto strides = Strides(shape), to = Strides(data->shape);
+  for (size_t i = 0; i < index.size(); ++i) {
+    int64_t at = 0;
+    for (size_t a = 0; a < shape.size(); ++a) {
+      int64_t item = a == axis ? index[i] : static_cast<int64_t>(i) / strides[a] % shape[a];
+      if (item < 0) item += data->shape[a];
+      if (item < 0 || item >= data->shape[a]) return Refuse(absl::StrCat("writes item ", item, " of axis ", a, " of shape ", ShapeString(data->shape)));
+      at += item * to[a];
+    }
+    if (out.is_float) out.floats[static_cast<size_t>(at)] = updates->floats[i];
+    if (!out.is_float) out.ints[static_cast<size_t>(at)] = updates->ints[i];
+  }
+  call.out[0] = MakeConstantVal(std::move(out));
   return absl::OkStatus();
 }
 

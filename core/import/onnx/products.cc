@@ -33,14 +33,16 @@ absl::Status Lowering::LowerMatMul(Call& call) {
   const auto ones = [](const Shape& s) { return std::all_of(s.begin(), s.end() - 2, [](int64_t n) { return n == 1; }); };
   if (a.constant() && b.constant()) return Refuse("multiplies two constants, expected one value of the step");
   if (b.constant() && (b.shape.size() == 1 || (b.shape.size() >= 2 && ones(b.shape)))) {
-    LSTM_ASSIGN_OR_RETURN(const TensorPtr w, ConstantOf(call, 1, "matrix"));
-    if (!w->is_float || w->size() == 0) return Refuse("its matrix is empty, or has integers");
-    const size_t rank = w->shape.size();
-    const int64_t in = rank == 1 ? w->shape[0] : w->shape[rank - 2], out = rank == 1 ? 1 : w->shape[rank - 1];
-    auto weight = NewConstant({out, in});
-    for (int64_t i = 0; i < in; ++i) {
-      for (int64_t o = 0; o < out; ++o) weight->values.data()[o * in + i] = w->floats[static_cast<size_t>(i * out + o)];
-    }
+    if (!b.is_float || b.count() == 0) return Refuse("its matrix is empty, or has integers");
+    const size_t rank = b.shape.size();
+    const int64_t in = rank == 1 ? b.shape[0] : b.shape[rank - 2], out = rank == 1 ? 1 : b.shape[rank - 1];
+    LSTM_ASSIGN_OR_RETURN(const ConstantPtr weight, Shared(call.in[1], absl::StrCat("MatMul ", in), [&](const Tensor& w) -> absl::StatusOr<ConstantPtr> {
+      auto turned = NewConstant({out, in});
+      for (int64_t i = 0; i < in; ++i) {
+        for (int64_t o = 0; o < out; ++o) turned->values.data()[o * in + i] = w.floats[static_cast<size_t>(i * out + o)];
+      }
+      return turned;
+    }));
     LSTM_ASSIGN_OR_RETURN(ValPtr y, Linear(a, weight, nullptr));
     if (rank == 1 || (rank > a.shape.size() && rank > 2)) {
       auto out_val = std::make_shared<Val>(*y);
@@ -65,8 +67,12 @@ absl::Status Lowering::LowerMatMul(Call& call) {
   }
   // [.., A, T] x [.., T, B]: a sum over all steps.
   const bool along = a.time == static_cast<int>(a.shape.size()) - 1 && b.time == static_cast<int>(b.shape.size()) - 2;
+  // Rows of steps by a matrix that is none, or such a matrix by columns of steps: each step by itself.
+  const bool rows = a.time == static_cast<int>(a.shape.size()) - 2 && b.time < 0, columns = b.time == static_cast<int>(b.shape.size()) - 1 && a.time < 0;
   for (const Val* v : {&a, &b}) {
-    if (v->time >= static_cast<int>(v->shape.size()) - 2 && !(along && whole_)) return LooksAhead("multiplies along time: it needs the whole sequence");
+    if (v->time >= static_cast<int>(v->shape.size()) - 2 && !(along && whole_) && !rows && !columns) {
+      return LooksAhead(a.time >= 0 && b.time >= 0 && !along ? "multiplies every step with every other, as attention does: it needs the whole sequence, and as many numbers a step as it is long" : "multiplies along time: it needs the whole sequence");
+    }
   }
   const Shape lead_a(a.shape.begin(), a.shape.end() - 2), lead_b(b.shape.begin(), b.shape.end() - 2);
   LSTM_ASSIGN_OR_RETURN(Shape lead, BroadcastShape(lead_a, lead_b));
@@ -109,15 +115,19 @@ absl::Status Lowering::LowerGemm(Call& call) {
     if (a->time >= 0) return LooksAhead("multiplies along time: it needs the whole sequence");
     LSTM_ASSIGN_OR_RETURN(a, Arranged(*a, Transposed(a->shape, {1, 0}), {a->shape[1], a->shape[0]}));
   }
-  LSTM_ASSIGN_OR_RETURN(const TensorPtr w, ConstantOf(call, 1, "matrix"));
-  if (!w->is_float || w->shape.size() != 2 || w->size() == 0) return Refuse(absl::StrCat("its matrix has shape ", ShapeString(w->shape), ", expected two dimensions"));
+  const Val& b = call[1];
+  if (!b.constant()) return ConstantOf(call, 1, "matrix").status();
+  if (!b.is_float || b.shape.size() != 2 || b.count() == 0) return Refuse(absl::StrCat("its matrix has shape ", ShapeString(b.shape), ", expected two dimensions"));
   const float alpha = call.node.Float("alpha", 1), beta = call.node.Float("beta", 1);
   const bool turned = call.node.Int("transB", 0) != 0;
-  const int64_t out = w->shape[turned ? 0 : 1], in = w->shape[turned ? 1 : 0];
-  auto weight = NewConstant({out, in});
-  for (int64_t o = 0; o < out; ++o) {
-    for (int64_t i = 0; i < in; ++i) weight->values.data()[o * in + i] = alpha * w->floats[static_cast<size_t>(turned ? o * in + i : i * out + o)];
-  }
+  const int64_t out = b.shape[turned ? 0 : 1], in = b.shape[turned ? 1 : 0];
+  LSTM_ASSIGN_OR_RETURN(const ConstantPtr weight, Shared(call.in[1], absl::StrCat("Gemm ", in, turned, " ", alpha), [&](const Tensor& w) -> absl::StatusOr<ConstantPtr> {
+    auto made = NewConstant({out, in});
+    for (int64_t o = 0; o < out; ++o) {
+      for (int64_t i = 0; i < in; ++i) made->values.data()[o * in + i] = alpha * w.floats[static_cast<size_t>(turned ? o * in + i : i * out + o)];
+    }
+    return made;
+  }));
   std::shared_ptr<core::Constant> bias;
   const bool folds = call.has(2) && call[2].constant() && (call[2].count() == 1 || (call[2].count() == out && call[2].shape.back() == out));
   if (folds) {

@@ -10,9 +10,36 @@
 
 namespace lstm::core::onnx {
 
-absl::Status Lowering::PlaceInTime(Call& call, Cell& cell) {
+// Where a graph fixes how many steps there are, one value is repeated so many times: it is the same in every step.
+absl::Status Lowering::RepeatedInTime(Call& call, size_t seq) {
   const Val& x = call[0];
+  const int64_t n = FixedTime(-1);
+  if (x.time >= 0 || x.constant() || x.shape.size() != 3 || n < 2 || x.shape[seq] != n) return absl::OkStatus();
+  const int64_t inner = CheckedElementCount({x.shape.begin() + static_cast<long>(seq) + 1, x.shape.end()});
+  for (int64_t i = 0; i < x.count(); ++i) {
+    const int64_t first = i / (n * inner) * n * inner + i % inner;
+    if (!(x.at(i) == x.at(first))) return absl::OkStatus();
+  }
+  if (!whole_) return LooksAhead(absl::StrCat("reads one value ", n, " times, once for each step that the graph fixes: a session has no such number of them"));
+  LSTM_ASSIGN_OR_RETURN(ValPtr one, Cut(x, seq, 0, 1, 1));
+  if (one->last && Here(*one)) {
+    LSTM_ASSIGN_OR_RETURN(one, Anew(one, {-1, SequenceRead::kAfter}));
+  }
+  if (stages_[static_cast<size_t>(stage_)]->rate != -1) {
+    NewStage(-1, -1);
+    one = Bring(*one, {-1, SequenceRead::kAfter});
+  }
+  auto out = std::make_shared<Val>(*one);
+  out->time = static_cast<int>(seq);
+  out->last = false;
+  call.in[0] = std::move(out);
+  return absl::OkStatus();
+}
+
+absl::Status Lowering::PlaceInTime(Call& call, Cell& cell) {
   const size_t seq = cell.batch_first ? 1 : 0, batch = cell.batch_first ? 0 : 1;
+  LSTM_RETURN_IF_ERROR(RepeatedInTime(call, seq));
+  const Val& x = call[0];
   if (x.shape.size() != 3 || x.shape[2] != cell.width) return Refuse(absl::StrCat("reads shape ", ShapeString(FullShape(x)), ", its weights expect three axes with ", cell.width, " in the last"));
   if (!x.is_float || x.constant()) return Refuse("its input X is a constant, or has integers");
   const bool carried = call.has(5) && !call[5].constant();

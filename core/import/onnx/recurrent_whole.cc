@@ -20,7 +20,7 @@ absl::StatusOr<int> Lowering::LengthOf(const Call& call) {
     for (int64_t end : ends) {
       if (end != ends[0]) return absl::InvalidArgumentError(absl::StrCat("its sequence_lens is ", ends[0], " and ", end, ", fixed by the graph for each item of a batch: a sequence is one item, and which it is nobody says"));
     }
-    if (IsTimeLength(ends[0])) return -1;
+    if (IsTimeLength(ends[0]) || ends[0] == TimeOf(stages_[static_cast<size_t>(stage_)]->rate)) return -1;
     if (ends[0] < 1) return absl::InvalidArgumentError(absl::StrCat("its sequence_lens is ", ends[0], ", expected at least 1"));
     length.constant = ends[0];
   } else {
@@ -41,7 +41,7 @@ absl::StatusOr<int> Lowering::LengthOf(const Call& call) {
     length.input = port;
   }
   for (size_t l = 0; l < lengths_.size(); ++l) {
-    if (lengths_[l].input == length.input && lengths_[l].constant == length.constant) return static_cast<int>(l);
+    if (lengths_[l].stride == 0 && lengths_[l].input == length.input && lengths_[l].constant == length.constant) return static_cast<int>(l);
   }
   lengths_.push_back(length);
   return static_cast<int>(lengths_.size()) - 1;
@@ -104,6 +104,7 @@ absl::Status Lowering::RecurrentWhole(Call& call, const std::vector<Cell>& cells
     LSTM_ASSIGN_OR_RETURN(c0.emplace_back(), lstm ? InitialPart(call, 6, directions, d, cells[d], "c") : ValPtr());
   }
   const auto computed_here = [&](const ValPtr& v) { return v && !v->constant() && !CanBring(*v, {-1, SequenceRead::kAfter}); };
+  if (length >= 0 && stages_[static_cast<size_t>(stage_)]->rate >= 0) return Refuse(absl::StrCat("its sequence_lens counts frames of a sequence that has ", RateText(stages_[static_cast<size_t>(stage_)]->rate), " of them for T steps"));
   bool fresh = stages_[static_cast<size_t>(stage_)]->length != length || std::any_of(h0.begin(), h0.end(), computed_here) || std::any_of(c0.begin(), c0.end(), computed_here);
   for (const Cell& cell : cells) fresh = fresh || !CanBring(call[0], {-1, SequenceRead::kEach, 0, cell.reversed});
   if (fresh) NewStage(length);

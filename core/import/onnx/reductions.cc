@@ -91,14 +91,31 @@ absl::Status Lowering::LowerReduce(Call& call, ReduceKind kind) {
   }
   ValPtr x = call.in[0];
   const std::string_view op = call.node.op;
+  if (op == "ReduceLogSumExp") {  // less its largest, so that no power is too large
+    for (int64_t a : axes) {
+      LSTM_ASSIGN_OR_RETURN(const size_t axis, Axis(a, x->shape.size()));
+      if (x->time == static_cast<int>(axis)) return LooksAhead("reduces over time: it needs the whole sequence");
+    }
+    if (axes.empty() && x->time >= 0) return LooksAhead("reduces over time: it needs the whole sequence");
+    const bool keep = call.node.Int("keepdims", 1) != 0;
+    LSTM_ASSIGN_OR_RETURN(const ValPtr most, Reduced(*x, ReduceKind::kMaximum, axes, true));
+    LSTM_ASSIGN_OR_RETURN(const ValPtr below, Combine(ElementwiseKind::kSubtract, *x, *most));
+    LSTM_ASSIGN_OR_RETURN(const ValPtr powers, Activated(*below, {ActivationKind::kExp}));
+    LSTM_ASSIGN_OR_RETURN(const ValPtr sum, Reduced(*powers, kind, axes, true));
+    LSTM_ASSIGN_OR_RETURN(const ValPtr log, Activated(*sum, {ActivationKind::kLog}));
+    LSTM_ASSIGN_OR_RETURN(const ValPtr all, Combine(ElementwiseKind::kAdd, *log, *most));
+    // The axes are of one item now: that they go changes no element.
+    LSTM_ASSIGN_OR_RETURN(call.out[0], Reduced(*all, kind, axes, keep));
+    return absl::OkStatus();
+  }
   if (op == "ReduceL2" || op == "ReduceSumSquare") {
     LSTM_ASSIGN_OR_RETURN(x, Activated(*x, {ActivationKind::kSquare}));
   } else if (op == "ReduceL1") {
     LSTM_ASSIGN_OR_RETURN(x, Activated(*x, {ActivationKind::kAbs}));
   }
   LSTM_ASSIGN_OR_RETURN(call.out[0], Reduced(*x, kind, axes, call.node.Int("keepdims", 1) != 0));
-  if (op == "ReduceL2") {
-    LSTM_ASSIGN_OR_RETURN(call.out[0], Activated(*call.out[0], {ActivationKind::kSqrt}));
+  if (op == "ReduceL2" || op == "ReduceLogSum") {
+    LSTM_ASSIGN_OR_RETURN(call.out[0], Activated(*call.out[0], {op == "ReduceL2" ? ActivationKind::kSqrt : ActivationKind::kLog}));
   }
   return absl::OkStatus();
 }

@@ -22,10 +22,10 @@ absl::Status Lowering::LowerShape(Call& call) {
   return absl::OkStatus();
 }
 
-int64_t Lowering::FixedTime() const {
+int64_t Lowering::FixedTime(int rate) const {
   for (const auto& [input, axis] : reading_.time) {
     const int64_t size = inputs_[static_cast<size_t>(input)].declared.shape[static_cast<size_t>(axis)].size;
-    if (size > 1) return size;
+    if (size > 1) return rate < 0 ? size : size < lengths_[static_cast<size_t>(rate)].least ? 0 : lengths_[static_cast<size_t>(rate)].Of(size);
   }
   return 0;
 }
@@ -53,11 +53,11 @@ absl::Status Lowering::LowerReshape(Call& call, const std::vector<int64_t>& targ
     shape[static_cast<size_t>(infer)] = count / known;
   } else if (known != count) {
     // A fixed length or a fixed batch may be written into the graph: the sizes of one item of one step are what is left.
-    const int64_t fixed = x.time >= 0 ? FixedTime() : 0;
+    const int64_t fixed = x.time >= 0 ? FixedTime(RateOf(x)) : 0;
     for (size_t a = 0; a < shape.size() && fixed > 0; ++a) {
       if (shape[a] == 0 || shape[a] % fixed != 0) continue;
       Shape any = shape;
-      any[a] = any[a] / fixed * kTime;
+      any[a] = any[a] / fixed * full[static_cast<size_t>(x.time)];
       if (ElementCount(any).ok() && CheckedElementCount(any) == count) return LowerReshape(call, {any.begin(), any.end()}, false);
     }
     const int64_t own = x.count();
@@ -154,10 +154,15 @@ absl::Status Lowering::LowerExpand(Call& call, Shape target) {
   }
   int spread = -1;  // a value that is the same in every step
   for (size_t a = 0; a < full.size(); ++a) {
-    if (!IsTimeLength(full[a])) continue;
-    if (full[a] != kTime || spread >= 0 || time >= 0 || x.constant()) return LooksAhead("spreads a value over time");
+    const std::optional<int> rate = RateOfSize(full[a]);
+    if (!IsTimeLength(full[a]) && !rate) continue;
+    if (!rate || spread >= 0 || time >= 0 || x.constant()) return LooksAhead("spreads a value over time");
     spread = static_cast<int>(a);
     full[a] = 1;
+    if (*rate == stages_[static_cast<size_t>(stage_)]->rate) continue;
+    NewStage(-1, *rate);
+    call.in[0] = Bring(*call.in[0], {-1, SequenceRead::kAfter});
+    return LowerExpand(call, std::move(target));
   }
   if (spread >= 0 && x.last && Here(x)) {  // the end, known when its stage has ended
     LSTM_ASSIGN_OR_RETURN(call.in[0], Anew(call.in[0], {-1, SequenceRead::kAfter}));

@@ -14,20 +14,26 @@ namespace lstm::core::onnx {
 namespace {
 
 // What is left of a name when the words for "before" and "after" are gone; empty where nothing says that it is a state.
-std::string StateStem(std::string_view name) {
+// `numbers`: h1 and h2 are two.
+std::string StateStem(std::string_view name, bool numbers) {
   static const std::set<std::string> kDirections = {"in", "out", "input", "output", "prev", "previous", "next", "past", "present", "new", "old", "init", "initial", "final", "updated", "cur", "current"};
   static const std::set<std::string> kStates = {"h", "c", "hx", "cx", "state", "states", "hidden", "cell", "cache", "memory", "mem", "rnn", "lstm", "gru", "carry", "hc"};
   std::vector<std::string> words;
   std::string word;
   bool state = false;
+  // Exporters tell names apart that are given twice: h.1
+  if (const size_t dot = name.rfind('.'); dot != std::string_view::npos && dot + 1 < name.size() && std::all_of(name.begin() + static_cast<long>(dot) + 1, name.end(), [](char c) { return c >= '0' && c <= '9'; })) name = name.substr(0, dot);
   const auto end = [&] {
+    std::string digits;
+    for (size_t i = word.size(); numbers && i > 1 && absl::ascii_isdigit(static_cast<unsigned char>(word[i - 1])); --i) digits.insert(0, 1, word[i - 1]);
     while (!word.empty() && absl::ascii_isdigit(static_cast<unsigned char>(word.back())) && word.size() > 1) word.pop_back();
     if (word.size() > 1 && word.back() == 'n' && kStates.contains(word.substr(0, word.size() - 1))) word.pop_back();  // hn, stateN
+    if (word.size() == 2 && (word[0] == 'h' || word[0] == 'c') && (word[1] == 'x' || word[1] == 'y' || word[1] == 't')) word.pop_back();  // hx and hy, ht
     if (kDirections.contains(word)) {
       state = state || word == "past" || word == "present" || word == "prev" || word == "previous";
     } else if (!word.empty() && word != "0" && word != "n") {
       state = state || kStates.contains(word);
-      words.push_back(word);
+      words.push_back(word + (digits == "0" ? "" : digits));
     }
     word.clear();
   };
@@ -111,7 +117,7 @@ absl::Status Lowering::PairStates() {
     open.push_back(static_cast<int>(i));
   }
   // What cells and gates tell, then names, then shapes.
-  for (int round = 0; round < 3; ++round) {
+  for (int round = 0; round < 4; ++round) {
     for (int i : open) {
       if (reading_.next.contains(i)) continue;
       const bool told = std::any_of(claims_.begin(), claims_.end(), [&](const Claim& c) { return c.input == i; }) ||
@@ -120,9 +126,10 @@ absl::Status Lowering::PairStates() {
       for (size_t o = 0; o < outputs_.size(); ++o) {
         if (!free(o)) continue;
         if (round == 0 && told && Matches(i, *outputs_[o].value)) candidates.push_back(o);
-        const std::string stem = StateStem(inputs_[static_cast<size_t>(i)].declared.name);
-        if (round == 1 && !stem.empty() && stem == StateStem(outputs_[o].name) && outputs_[o].value->shape == input_value_[static_cast<size_t>(i)]->shape) candidates.push_back(o);
-        if (round == 2 && reading_.states.contains(i) && outputs_[o].value->shape == input_value_[static_cast<size_t>(i)]->shape && outputs_[o].value->time < 0) candidates.push_back(o);
+        const bool by_name = round == 1 || round == 2, numbers = round == 1;
+        const std::string stem = StateStem(inputs_[static_cast<size_t>(i)].declared.name, numbers);
+        if (by_name && !stem.empty() && stem == StateStem(outputs_[o].name, numbers) && outputs_[o].value->shape == input_value_[static_cast<size_t>(i)]->shape) candidates.push_back(o);
+        if (round == 3 && reading_.states.contains(i) && outputs_[o].value->shape == input_value_[static_cast<size_t>(i)]->shape && outputs_[o].value->time < 0) candidates.push_back(o);
       }
       if (candidates.size() != 1) continue;
       pair(i, candidates[0]);
@@ -148,6 +155,11 @@ absl::Status Lowering::PairStates() {
     }
   }
   return absl::OkStatus();
+}
+
+bool Lowering::UsedByNode(ValueId value) {
+  const auto& nodes = builder().model().nodes;
+  return std::any_of(nodes.begin(), nodes.end(), [&](const Node& n) { return std::find(n.inputs.begin(), n.inputs.end(), value) != n.inputs.end(); });
 }
 
 absl::Status Lowering::WriteState(int input, const Val& next) {
@@ -182,6 +194,15 @@ absl::Status Lowering::FinishStates() {
       }
       if (shape.empty()) shape = {1};
       if (output.value->constant()) continue;
+      if (!output.value->is_float) {  // a length that is only passed on, say: nobody needs to send it
+        const Source& source = sources_[static_cast<size_t>(output.value->at(0).source)];
+        GraphInput* in = source.kind == Source::kInput ? &inputs_[static_cast<size_t>(source.input)] : nullptr;
+        if (in == nullptr) return Refuse(absl::StrCat("output ", Shown(output.name), " has integers, expected floats"));
+        if (source.value >= 0 && UsedByNode(source.value)) continue;
+        if (!in->constant) in->constant = std::make_shared<const Tensor>(Tensor{false, source.shape, {}, std::vector<int64_t>(static_cast<size_t>(CheckedElementCount(source.shape)), 0)});
+        if (reading_.constants.insert(source.input).second) return absl::AbortedError("integers are only passed on");
+        continue;
+      }
       if (output.value->tail != 0) return LooksAhead(absl::StrCat("output ", Shown(output.name), " is longer than the sequence by ", output.value->tail, " frames of padding: it looks ahead, or is not cut"));
       node_name_ = output.name;
       auto id = Use(*output.value, shape);

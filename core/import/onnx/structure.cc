@@ -58,7 +58,8 @@ absl::Status Lowering::Structure(Call& call) {
     return absl::OkStatus();
   }
   static constexpr std::string_view kOurs[] = {"Shape", "Size", "Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Gather",
-                                               "Concat", "Split", "Pad", "Expand", "Tile", "Cast", "CastLike"};
+                                               "Concat", "Split", "Pad", "Expand", "Tile", "Cast", "CastLike", "TopK", "ScatterElements",
+                                               "ReverseSequence", "OneHot"};
   if (std::find(std::begin(kOurs), std::end(kOurs), op) == std::end(kOurs)) return absl::UnimplementedError("");
   if (!call.has(0)) return Refuse("its first input is missing");
   const Val& x = call[0];
@@ -73,12 +74,22 @@ absl::Status Lowering::Structure(Call& call) {
     return absl::OkStatus();
   }
   if (op == "Cast" || op == "CastLike") {
+    const int64_t to = op == "CastLike" ? (call.has(1) && call[1].is_float ? 1 : 7) : call.node.Int("to", 1);
+    if (!x.constant() && x.is_float && !IsFloatType(to)) {  // it goes on as floats: truth values are 0 or 1, others whole
+      LSTM_ASSIGN_OR_RETURN(const ValPtr size, Activated(x, {ActivationKind::kAbs}));
+      LSTM_ASSIGN_OR_RETURN(const ValPtr sign, Activated(to == 9 ? *size : x, {ActivationKind::kSign}));
+      call.out[0] = sign;
+      if (to == 9) return absl::OkStatus();
+      LSTM_ASSIGN_OR_RETURN(const ValPtr floor, Activated(*size, {ActivationKind::kFloor}));
+      LSTM_ASSIGN_OR_RETURN(call.out[0], Combine(ElementwiseKind::kMultiply, *floor, *sign));
+      return absl::OkStatus();
+    }
     const bool to_float = op == "CastLike" ? call.has(1) && call[1].is_float : IsFloatType(call.node.Int("to", 1));
     if (to_float == x.is_float) {
       call.out[0] = call.in[0];
       if (!x.constant() || call.node.Int("to", 1) != 9) return absl::OkStatus();
     }
-    if (!x.constant()) return Refuse(absl::StrCat("turns computed ", x.is_float ? "floats into integers" : "integers into floats"));
+    if (!x.constant()) return AsFloats(x);
     LSTM_ASSIGN_OR_RETURN(const TensorPtr from, ConstantOf(call, 0, "input"));
     Tensor out{to_float, from->shape, {}, {}};
     if (!to_float && from->size() > static_cast<size_t>(kMaxInts)) return Refuse("gives too many integers");
@@ -160,6 +171,10 @@ absl::Status Lowering::Structure(Call& call) {
   if (op == "Concat") return LowerConcat(call);
   if (op == "Split") return LowerSplit(call);
   if (op == "Pad") return LowerPad(call);
+  if (op == "TopK") return LowerTopK(call);
+  if (op == "ReverseSequence") return LowerReverse(call);
+  if (op == "OneHot") return LowerOneHot(call);
+  if (op == "ScatterElements") return LowerScatter(call);
   if (op == "Expand") {
     LSTM_ASSIGN_OR_RETURN(const std::vector<int64_t> shape, IntsOf(call, 1, "shape"));
     return LowerExpand(call, Shape(shape.begin(), shape.end()));
@@ -168,6 +183,12 @@ absl::Status Lowering::Structure(Call& call) {
   if (repeats.size() != x.shape.size()) return Refuse("has not one repeat for each axis");
   Shape shape = x.shape;
   for (size_t a = 0; a < shape.size(); ++a) {
+    if (shape[a] == 1 && x.time < 0 && RateOfSize(repeats[a])) {  // once for each step
+      Shape target(shape.size(), 1);
+      target[a] = repeats[a];
+      if (std::any_of(repeats.begin(), repeats.end(), [&](int64_t n) { return n != 1 && n != repeats[a]; })) return Refuse("repeats other axes along with time");
+      return LowerExpand(call, target);
+    }
     if (repeats[a] < 1 || (x.time == static_cast<int>(a) && repeats[a] != 1)) return Refuse(absl::StrCat("repeats axis ", a, " ", repeats[a], " times"));
     LSTM_RETURN_IF_ERROR(ElementCount({shape[a], repeats[a]}).status());
     shape[a] *= repeats[a];

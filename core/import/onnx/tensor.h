@@ -24,7 +24,7 @@ struct Tensor {
 using TensorPtr = std::shared_ptr<const Tensor>;
 
 // Integers are sizes, axes and ids: more of them in one tensor are no plumbing.
-inline constexpr int64_t kMaxInts = 1 << 20;
+inline constexpr int64_t kMaxInts = 1 << 18;
 
 // The data of a stored tensor. INVALID_ARGUMENT, naming it, for types without numbers, for data that does not agree with the
 // shape, and for floats that are not finite.

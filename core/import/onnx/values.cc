@@ -13,6 +13,10 @@ namespace {
 
 constexpr int64_t kFreeElements = int64_t{1} << 20;  // of all values of a step, beyond what the file itself pays for
 
+constexpr int64_t kFreeBytes = int64_t{8} << 20;    // of constants that are computed, beyond twice the file
+constexpr int64_t kSharedPerNode = 1024;           // numbers of a weight that one more node names
+constexpr int64_t kFoldedPerNode = 64;             // as many of their elements count as one more node
+
 }  // namespace
 
 std::string ManifestLine(std::string_view input, absl::string_view rest) {
@@ -38,6 +42,52 @@ absl::Status Lowering::Spend(int64_t elements) {
   if (elements <= most && elements_ <= most) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("has ", elements, " elements a step, and all values before it ", elements_ - elements, ": expected at most ", most,
                                                  " together, one for every four bytes of the file and ", kFreeElements, " more"));
+}
+
+absl::Status Lowering::Affordable(int64_t elements) const {
+  const int64_t most = kFreeElements + static_cast<int64_t>(file_.bytes / 4);
+  if (elements <= most - elements_) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("has ", elements, " elements a step, and all values before it ", elements_, ": expected at most ", most, " together"));
+}
+
+absl::StatusOr<ConstantPtr> Lowering::Shared(const ValPtr& val, std::string how, const std::function<absl::StatusOr<ConstantPtr>(const Tensor&)>& make) {
+  const void* id = val->stored ? static_cast<const void*>(val->stored->message.data()) : val->tensor.get();
+  std::pair key(id, std::move(how));
+  if (const auto it = shared_.find(key); it != shared_.end()) {
+    budget_ -= static_cast<int64_t>(it->second.second->values.size()) / kSharedPerNode;  // every op that has it looks at it
+    return it->second.second;
+  }
+  LSTM_ASSIGN_OR_RETURN(const TensorPtr tensor, Constant(*val));
+  LSTM_ASSIGN_OR_RETURN(const ConstantPtr made, make(*tensor));
+  LSTM_RETURN_IF_ERROR(Bear(static_cast<int64_t>(made->values.size())));
+  shared_.emplace(std::move(key), std::pair(val, made));
+  return made;
+}
+
+absl::Status Lowering::Bear(int64_t weights) {
+  weights_ += weights;
+  const int64_t most = kFreeElements + static_cast<int64_t>(file_.bytes / 2);
+  if (weights_ <= most) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("has ", weights, " weights, and all nodes before it ", weights_ - weights, ": expected at most ", most, " together, one for every two bytes of the file and ", kFreeElements, " more"));
+}
+
+absl::Status Lowering::CountFolded(const Call& call) {
+  for (const ValPtr& out : call.out) {
+    if (!out || !out->tensor || std::any_of(call.in.begin(), call.in.end(), [&](const ValPtr& in) { return in && in->tensor == out->tensor; })) continue;
+    const auto size = static_cast<int64_t>(out->tensor->size());
+    const int64_t bytes = size * static_cast<int64_t>(out->is_float ? sizeof(float) : sizeof(int64_t));
+    budget_ -= size / kFoldedPerNode;
+    if (bytes < 4096) continue;
+    folded_.emplace_back(out->tensor, bytes);
+    folded_bytes_ += bytes;
+  }
+  const int64_t most = 2 * static_cast<int64_t>(file_.bytes) + kFreeBytes;
+  if (folded_bytes_ <= most) return absl::OkStatus();
+  std::erase_if(folded_, [](const auto& f) { return f.first.expired(); });
+  folded_bytes_ = 0;
+  for (const auto& [tensor, bytes] : folded_) folded_bytes_ += bytes;
+  if (folded_bytes_ <= most) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("the constants that are computed up to here take ", folded_bytes_, " bytes, expected at most ", most));
 }
 
 int Lowering::Root(int label) {
@@ -70,13 +120,16 @@ bool Lowering::IsOpen(int label) {
 
 Shape Lowering::FullShape(const Val& val) const {
   Shape out = val.shape;
-  if (val.time >= 0) out[static_cast<size_t>(val.time)] = kTime + val.head + val.tail;
+  if (val.time >= 0) out[static_cast<size_t>(val.time)] = TimeOf(RateOf(val)) + val.head + val.tail;
   return out;
 }
 
 absl::StatusOr<TensorPtr> Lowering::Constant(const Val& val) {
   if (val.tensor) return val.tensor;
-  if (val.stored) return LoadTensor(*val.stored);
+  if (val.stored) {
+    budget_ -= val.count() / kFoldedPerNode;
+    return LoadTensor(*val.stored);
+  }
   const Source* source = val.elements ? nullptr : &sources_[static_cast<size_t>(val.source)];
   if (source != nullptr && source->kind == Source::kImport) source = &sources_[static_cast<size_t>(source->origin.source)];
   if (source != nullptr && source->kind == Source::kInput) {
@@ -219,12 +272,12 @@ absl::StatusOr<ValueId> Lowering::ValueOf(int index) {
   // An input that the session carries, read by itself.
   const int input = source.input;
   const GraphInput& in = inputs_[static_cast<size_t>(input)];
-  if (!IsFloatType(in.declared.type)) {
+  if (!IsFloatType(in.declared.type) && !reading_.floats.contains(input)) {
     return absl::InvalidArgumentError(absl::StrCat("reads input ", Shown(in.declared.name), ", which has integers of shape ", ShapeString(source.shape),
                                                    " a step, expected one id; if it never changes, the manifest can say what it is: ", ManifestLine(in.declared.name, "constant: ...")));
   }
   std::vector<float> initial;
-  if (in.initial) initial = in.initial->floats;
+  for (size_t i = 0; in.initial && i < in.initial->size(); ++i) initial.push_back(static_cast<float>(in.initial->At(i)));
   LSTM_ASSIGN_OR_RETURN(const StateId state, AddState(std::string(in.declared.name), source.shape, std::move(initial)));
   read_states_[input] = state;
   LSTM_ASSIGN_OR_RETURN(const ValueId id, builder().AddNode(FreshName(absl::StrCat(std::string(in.declared.name), ".before")), StateReadOp{state}, {}));

@@ -15,6 +15,7 @@ namespace {
 
 constexpr size_t kMostStages = 256;
 constexpr int64_t kMostVisited = int64_t{1} << 24;
+constexpr int64_t kMostStride = int64_t{1} << 16;  // of all that strides over time one after the other
 
 }  // namespace
 
@@ -24,14 +25,51 @@ int Lowering::NewSource(Source source) {
   return static_cast<int>(sources_.size()) - 1;
 }
 
-void Lowering::NewStage(int length) {
+void Lowering::NewStage(int length, int rate) {
   stages_.push_back(std::make_unique<Stage>());
   stage_ = static_cast<int>(stages_.size()) - 1;
   stages_.back()->length = length;
+  stages_.back()->rate = rate;
   imports_.clear();
   // Keyed by sources that belong to the stage before.
   reshaped_.clear();
   selected_.clear();
+}
+
+int Lowering::RateOf(const Val& val) const {
+  if (!whole_ || val.constant() || lengths_.empty()) return -1;
+  int rate = -1;  // what is the same in every frame has that of the stage in which it was spread over them
+  for (int64_t i = 0; i < (val.elements ? val.count() : 1); ++i) {
+    const Source& source = sources_[static_cast<size_t>(val.at(i).source)];
+    if (source.kind == Source::kConstant) continue;
+    rate = source.stage < 0 ? -1 : stages_[static_cast<size_t>(source.stage)]->rate;
+    if (source.kind != Source::kImport || source.origin.kind == SequenceRead::kEach) break;
+  }
+  return rate;
+}
+
+absl::StatusOr<int> Lowering::RateAfter(int rate, int64_t stride, int64_t less) {
+  SequenceLength from{.stride = 1};
+  if (rate >= 0) from = lengths_[static_cast<size_t>(rate)];
+  // Floors of floors: in one step from T, so that what has the same length has the same rate.
+  SequenceLength to{.stride = from.stride * stride, .less = from.less + (less - 1) * from.stride};
+  if (to.stride > kMostStride || to.less > kMostStride || to.less < -kMostStride) return absl::InvalidArgumentError(absl::StrCat("gives ", to.Text(), " frames of T steps: more than ", kMostStride, " in one is not supported"));
+  to.least = std::max({from.least, to.less, int64_t{1}});
+  if (to.stride == 1 && to.less == 1) return -1;
+  for (size_t l = 0; l < lengths_.size(); ++l) {
+    if (lengths_[l].stride != to.stride || lengths_[l].less != to.less) continue;
+    lengths_[l].least = std::max(lengths_[l].least, to.least);
+    return static_cast<int>(l);
+  }
+  lengths_.push_back(to);
+  return static_cast<int>(lengths_.size()) - 1;
+}
+
+std::optional<int> Lowering::RateOfSize(int64_t size) const {
+  for (size_t l = 0; l < lengths_.size(); ++l) {
+    if (lengths_[l].stride > 0 && lengths_[l].Of(kTime) == size) return static_cast<int>(l);
+  }
+  return size == kTime ? std::optional(-1) : std::nullopt;
 }
 
 bool Lowering::Here(const Val& val) const {
@@ -49,18 +87,21 @@ bool Lowering::Here(const Val& val) const {
 // What an import is when it is imported once more; nothing where only its own stage can say.
 std::optional<Lowering::Origin> Lowering::Composed(const Source& import, const Origin& how) const {
   const Origin& inner = import.origin;
-  const bool whole_length = stages_[static_cast<size_t>(import.stage)]->length < 0 && stages_[static_cast<size_t>(stage_)]->length < 0;
+  const Stage &there = *stages_[static_cast<size_t>(import.stage)], &here = *stages_[static_cast<size_t>(stage_)];
+  const bool whole_length = there.length < 0 && here.length < 0;
+  const auto rate = [&](int stage) { return stage < 0 ? -1 : stages_[static_cast<size_t>(stage)]->rate; };
   if (inner.kind != SequenceRead::kEach) {  // the same in every step
-    if (how.kind == SequenceRead::kAfter || (how.kind == SequenceRead::kEach && how.shift == 0 && whole_length)) return inner;
+    if (how.kind == SequenceRead::kAfter || (how.kind == SequenceRead::kEach && how.shift == 0 && how.stride == 1 && whole_length)) return inner;
     return std::nullopt;
   }
   const int from = sources_[static_cast<size_t>(inner.source)].stage;
-  if (how.kind == SequenceRead::kAfter && inner.shift == 0 && whole_length && (from < 0 || stages_[static_cast<size_t>(from)]->length < 0)) {
+  const bool same_frames = inner.stride == 1 && rate(from) == there.rate;  // it sees all that the source has
+  if (how.kind == SequenceRead::kAfter && inner.shift == 0 && same_frames && whole_length && (from < 0 || stages_[static_cast<size_t>(from)]->length < 0)) {
     return Origin{inner.source, SequenceRead::kAt, 0, false, inner.reversed ? 0 : -1};
   }
   if (how.kind != SequenceRead::kEach) return std::nullopt;
-  if (how.plain() && (whole_length || import.stage == stage_)) return inner;
-  if (!whole_length) return std::nullopt;
+  if (how.plain() && ((whole_length && there.rate == here.rate) || import.stage == stage_)) return inner;
+  if (!whole_length || !same_frames || there.rate != here.rate || how.stride != 1) return std::nullopt;
   Origin out = how;
   out.source = inner.source;
   if (inner.plain()) return out;
@@ -74,7 +115,7 @@ bool Lowering::CanBring(const Val& val, const Origin& how) const {
   for (int64_t i = 0; !val.constant() && i < (val.elements ? val.count() : 1); ++i) {
     const Source& source = sources_[static_cast<size_t>(val.at(i).source)];
     if (source.stage != stage_) continue;
-    const bool same = source.kind == Source::kConstant ? how.shift == 0 : false;
+    const bool same = source.kind == Source::kConstant && how.shift == 0;
     if (same || (source.kind == Source::kImport && Composed(source, how))) continue;
     // What a step of this stage computes can be read in it as it is, and not at another step or after the last.
     if (how.kind == SequenceRead::kEach && plain && source.kind != Source::kCell) continue;
@@ -149,13 +190,20 @@ absl::Status Lowering::Settle(Call& call) {
   for (const ValPtr& in : call.in) visited_ += in && in->elements ? in->count() : 1;
   if (stages_.size() > kMostStages) return Refuse(absl::StrCat("takes more than ", kMostStages, " passes over the sequence"));
   if (visited_ > kMostVisited) return Refuse("moves more elements between passes than a graph of this size should");
+  const Stage& stage = *stages_[static_cast<size_t>(stage_)];
+  const ValPtr* lead = nullptr;
+  for (const ValPtr& in : call.in) {
+    if (!in || in->constant() || in->time < 0) continue;
+    if (lead != nullptr && RateOf(*in) != RateOf(**lead)) return Refuse(absl::StrCat("reads sequences of two lengths side by side, of ", RateText(RateOf(**lead)), " and of ", RateText(RateOf(*in)), " frames for T steps"));
+    if (lead == nullptr) lead = &in;
+  }
+  if (lead != nullptr && RateOf(**lead) != stage.rate) NewStage(-1, RateOf(**lead));
   const std::string_view op = call.node.op;
   if (op == "LSTM" || op == "GRU" || op == "RNN" || op == "If") return absl::OkStatus();  // those see to it themselves
-  bool timed = false, end = false, cell = false, any = false;
+  bool end = false, cell = false, any = false;
   for (const ValPtr& in : call.in) {
     if (!in || in->constant()) continue;
     any = true;
-    timed = timed || in->time >= 0;
     end = end || (in->last && Here(*in));
     int last = -1;
     for (int64_t i = 0; i < (in->elements ? in->count() : 1); ++i) {
@@ -165,8 +213,9 @@ absl::Status Lowering::Settle(Call& call) {
       cell = cell || (source.kind == Source::kCell && source.stage == stage_);
     }
   }
-  // The end of a sequence is known when its stage has ended.
-  if (any && (stages_[static_cast<size_t>(stage_)]->length >= 0 || cell || (timed && end))) NewStage(-1);
+  // The end of a sequence is known when its stage has ended: what is computed of it is computed once, and not of what
+  // was there after each step, which need not even be finite.
+  if (any && (stages_[static_cast<size_t>(stage_)]->length >= 0 || cell || end)) NewStage(-1);
   for (ValPtr& in : call.in) {
     if (!in || in->constant()) continue;
     in = Bring(*in, {-1, in->time >= 0 ? SequenceRead::kEach : SequenceRead::kAfter});
@@ -183,7 +232,7 @@ absl::StatusOr<ValueId> Lowering::ValueIn(int source) {
 
 absl::StatusOr<SequenceRead> Lowering::ReadOf(const Origin& origin) {
   const Source source = sources_[static_cast<size_t>(origin.source)];
-  SequenceRead read{.kind = origin.kind, .stage = source.stage, .port = 0, .shift = origin.shift, .reversed = origin.reversed, .at = origin.at, .offset = 0};
+  SequenceRead read{.kind = origin.kind, .stage = source.stage, .port = 0, .shift = origin.shift, .reversed = origin.reversed, .at = origin.at, .offset = 0, .stride = origin.stride};
   if (source.kind == Source::kInput) {
     read.stage = -1;
     read.port = port_of_input_[static_cast<size_t>(source.input)];

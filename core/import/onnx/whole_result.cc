@@ -14,11 +14,12 @@ absl::StatusOr<SequenceModel> Lowering::TakeSequence() {
   SequenceModel out;
   std::set<std::string> taken;
   for (const Output& output : outputs_) {
-    if (output.value->constant()) continue;
+    if (output.value->constant() || !output.value->is_float) continue;
     if (output.value->tail != 0 || output.value->head != 0) return Refuse(absl::StrCat("output ", Shown(output.name), " is longer than the sequence by frames of padding"));
     node_name_ = output.name;
     const Val& val = *output.value;
     const bool each = val.time >= 0;
+    const int rate = each ? RateOf(val) : -1;
     Shape shape;
     for (int64_t n : val.shape) {
       if (n != 1) shape.push_back(n);
@@ -40,7 +41,8 @@ absl::StatusOr<SequenceModel> Lowering::TakeSequence() {
     }
     if (!in_order || source.kind == Source::kInput || source.kind == Source::kConstant) {
       const Origin how{-1, each ? SequenceRead::kEach : SequenceRead::kAfter};
-      if (stages_[static_cast<size_t>(stage_)]->length >= 0 || !CanBring(val, how)) NewStage(-1);
+      const Stage& now = *stages_[static_cast<size_t>(stage_)];
+      if (now.length >= 0 || (each && now.rate != rate) || !CanBring(val, how)) NewStage(-1, rate);
       const ValPtr brought = Bring(val, how);
       LSTM_ASSIGN_OR_RETURN(const ValueId id, Use(*brought, shape));
       origin.source = Computed(id, shape, *brought)->source;
@@ -54,7 +56,7 @@ absl::StatusOr<SequenceModel> Lowering::TakeSequence() {
     }
     for (int k = 2; clean.empty() || !taken.insert(clean).second; ++k) clean = absl::StrCat(clean, ".", k);
     out.results.push_back(read);
-    out.outputs.push_back({.name = clean, .shape = shape, .once = !each});
+    out.outputs.push_back({.name = clean, .shape = shape, .once = !each, .length = rate});
   }
   if (out.outputs.empty()) return Refuse("none of its outputs is computed");
   // Stages that nothing needs are left out.
@@ -90,7 +92,7 @@ absl::StatusOr<SequenceModel> Lowering::TakeSequence() {
       limit = limit == 0 ? model.inputs[i].limit : std::min(limit, model.inputs[i].limit);
     }
     stage.model = std::make_shared<const Model>(std::move(model));
-    stage.length = from.length;
+    stage.length = from.length >= 0 ? from.length : from.rate;
     stage.once = !from.timed;
     for (const SequenceRead& read : from.inputs) stage.inputs.push_back(moved(read));
     for (const auto& [state, read] : from.states) stage.states.emplace_back(state, moved(read));

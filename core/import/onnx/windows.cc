@@ -11,6 +11,13 @@
 namespace lstm::core::onnx {
 namespace {
 
+// Rows [first, first + count) of a matrix.
+ConstantPtr Rows(const core::Constant& from, int64_t first, int64_t count) {
+  auto out = NewConstant({count, from.shape[1]});
+  std::copy_n(from.values.data() + first * from.shape[1], count * from.shape[1], out->values.data());
+  return out;
+}
+
 struct Window {
   std::vector<int64_t> kernel, strides, dilations, before, after;
 };
@@ -77,15 +84,16 @@ absl::StatusOr<ValPtr> Lowering::WithContext(const Val& val, int64_t frames, abs
   return ValPtr(window);
 }
 
-absl::StatusOr<ValPtr> Lowering::Around(const ValPtr& val, int64_t before, int64_t after) {
+absl::StatusOr<ValPtr> Lowering::Windowed(const ValPtr& val, int64_t front, int64_t behind, int64_t reach, int64_t stride) {
   const auto t = static_cast<size_t>(val->time);
-  const int64_t frames = before + after + 1;
-  LSTM_ASSIGN_OR_RETURN(const int64_t count, ElementCount({val->count(), frames}));
+  LSTM_ASSIGN_OR_RETURN(const int64_t count, ElementCount({val->count(), reach + 1}));
   LSTM_RETURN_IF_ERROR(Spend(count));
-  if (!CanBring(*val, {-1, SequenceRead::kEach, 1})) NewStage(-1);
+  const int from = RateOf(*val);
+  LSTM_ASSIGN_OR_RETURN(const int rate, RateAfter(from, stride, reach + 1 - front - behind));
+  if (rate != stages_[static_cast<size_t>(stage_)]->rate || stride != 1 || !CanBring(*val, {-1, SequenceRead::kEach, 1})) NewStage(-1, rate);
   std::vector<ValPtr> parts;
-  for (int64_t f = -before; f <= after; ++f) {
-    LSTM_ASSIGN_OR_RETURN(parts.emplace_back(), Anew(val, {-1, SequenceRead::kEach, f}));
+  for (int64_t f = -front; f <= reach - front; ++f) {
+    LSTM_ASSIGN_OR_RETURN(parts.emplace_back(), Anew(val, {-1, SequenceRead::kEach, f, false, 0, stride}));
   }
   int64_t outer = 1, inner = 1;
   for (size_t a = 0; a < t; ++a) outer *= val->shape[a];
@@ -99,17 +107,27 @@ absl::StatusOr<ValPtr> Lowering::Around(const ValPtr& val, int64_t before, int64
   auto window = std::make_shared<Val>(*val);
   window->source = -1;
   window->head = window->tail = 0;
-  window->shape[t] = frames;
+  window->shape[t] = reach + 1;
   window->elements = std::move(elements);
   return ValPtr(window);
 }
 
+// What a convolution or a pool reads over time, where a step and those before it are not enough.
+absl::StatusOr<ValPtr> Lowering::WindowsOverTime(const ValPtr& x, std::string_view mode, int64_t front, int64_t behind, int64_t reach, int64_t stride, int64_t& tail) {
+  if (reach > 4096) return absl::InvalidArgumentError(absl::StrCat("reaches over ", reach + 1, " frames, expected at most 4097"));
+  if (stride != 1 && (mode == "SAME_UPPER" || mode == "SAME_LOWER")) return LooksAhead(absl::StrCat("steps over time by ", stride, " with auto_pad ", Shown(mode), ": what it pads depends on the length of the sequence; export it with pads"));
+  if (x->tail != 0 && !x->zeros_behind) return LooksAhead("reads what was padded behind the end of the sequence and is not zeros");
+  tail = stride == 1 ? std::max<int64_t>(0, front + behind - reach) : 0;  // cut by a Slice, mostly
+  return Windowed(x, front, behind - tail, reach, stride);
+}
+
 absl::Status Lowering::LowerConv(Call& call) {
   ValPtr x = call.in[0];
-  LSTM_ASSIGN_OR_RETURN(const TensorPtr w, ConstantOf(call, 1, "kernel"));
+  if (!call.has(1) || !call[1].constant()) return ConstantOf(call, 1, "kernel").status();
+  const Val* const w = call.in[1].get();
   const int64_t groups = call.node.Int("group", 1);
   const size_t rank = x->shape.size();
-  if (rank < 3 || w->shape.size() != rank || !w->is_float || w->size() == 0) return Refuse(absl::StrCat("reads shape ", ShapeString(x->shape), " with a kernel of shape ", ShapeString(w->shape)));
+  if (rank < 3 || w->shape.size() != rank || !w->is_float || w->count() == 0) return Refuse(absl::StrCat("reads shape ", ShapeString(x->shape), " with a kernel of shape ", ShapeString(w->shape)));
   if (x->constant() || !x->is_float) return Refuse("reads a constant, or integers");
   if (x->time == 0 || x->time == 1) return Refuse("time is its axis of batch or channels");
   if (x->shape[0] > 1 && x->labels[0] >= 0 && reading_.single.insert({x->labels[0] / 16, x->labels[0] % 16}).second) return absl::AbortedError("the batch was found");
@@ -133,19 +151,17 @@ absl::Status Lowering::LowerConv(Call& call) {
       window.after[j] = reach - window.before[j];
       if (reach > 0 && !whole_) return LooksAhead("pads time on both sides: it looks ahead");
     }
-    const int64_t before = x->head + window.before[j];
-    if (window.strides[j] != 1) return LooksAhead(absl::StrCat("steps over time by ", window.strides[j], ": what it gives is not one for each step"));
-    if (before != reach && whole_ && before + window.after[j] + x->tail >= reach && (x->tail == 0 || x->zeros_behind) && reach <= 4096) {
-      tail += before - reach + window.after[j];
-      window.before[j] = window.after[j] = 0;
-      LSTM_ASSIGN_OR_RETURN(x, Around(x, before, reach - before));
-    } else if (before != reach) {
-      return LooksAhead(before < reach ? absl::StrCat("reads ", reach + 1, " frames and has ", before, " frames of padding before them: it looks ", reach - before, " frames ahead")
-                                   : absl::StrCat("pads time by ", before, " frames in front, expected ", reach));
-    } else {
-      tail += window.after[j];
-      window.before[j] = window.after[j] = 0;
+    const int64_t front = x->head + window.before[j], behind = window.after[j] + x->tail, stride = std::exchange(window.strides[j], 1);
+    window.before[j] = window.after[j] = 0;
+    if (front == reach && stride == 1) {
+      tail = behind;
       LSTM_ASSIGN_OR_RETURN(x, WithContext(*x, reach, node_name_));
+    } else if (!whole_) {
+      return LooksAhead(stride != 1 ? absl::StrCat("steps over time by ", stride, ": a session gets an answer to each step, and this gives one for ", stride)
+                        : front < reach ? absl::StrCat("reads ", reach + 1, " frames and has ", front, " frames of padding before them: it looks ", reach - front, " frames ahead")
+                                        : absl::StrCat("pads time by ", front, " frames in front, expected ", reach));
+    } else {
+      LSTM_ASSIGN_OR_RETURN(x, WindowsOverTime(x, mode, front, behind, reach, stride, tail));
     }
   }
   std::vector<int64_t> before(rank, 0), after(rank, 0);
@@ -153,6 +169,10 @@ absl::Status Lowering::LowerConv(Call& call) {
   std::copy(window.after.begin(), window.after.end(), after.begin() + 2);
   ValPtr padded = x;
   if (std::any_of(before.begin(), before.end(), [](int64_t n) { return n != 0; }) || std::any_of(after.begin(), after.end(), [](int64_t n) { return n != 0; })) {
+    Shape wide = x->shape;
+    for (size_t a = 0; a < rank; ++a) wide[a] += before[a] + after[a];
+    LSTM_ASSIGN_OR_RETURN(const int64_t padded_count, ElementCount(wide));
+    LSTM_RETURN_IF_ERROR(Affordable(padded_count));
     LSTM_ASSIGN_OR_RETURN(const Arrangement pad, Padded(x->shape, before, after, PadMode::kConstant));
     LSTM_RETURN_IF_ERROR(ElementCount(pad.shape()).status());
     LSTM_ASSIGN_OR_RETURN(padded, Arranged(*x, pad, pad.shape()));
@@ -176,6 +196,12 @@ absl::Status Lowering::LowerConv(Call& call) {
     LSTM_ASSIGN_OR_RETURN(bias, ConstantOf(call, 2, "bias"));
     if (!bias->is_float || static_cast<int64_t>(bias->size()) != out) return Refuse(absl::StrCat("its bias has ", bias->size(), " numbers, expected ", out));
   }
+  LSTM_ASSIGN_OR_RETURN(const ConstantPtr kernel, Shared(call.in[1], absl::StrCat("Conv ", taps), [&](const Tensor& k) -> absl::StatusOr<ConstantPtr> {
+    auto made = NewConstant({out, taps});
+    std::copy(k.floats.begin(), k.floats.end(), made->values.data());
+    return made;
+  }));
+  if (groups > 1) LSTM_RETURN_IF_ERROR(Bear(out * taps));
   for (int64_t g = 0; g < groups; ++g) {
     Arrangement rows;
     for (size_t j = 0; j < window.kernel.size(); ++j) {
@@ -192,8 +218,7 @@ absl::Status Lowering::LowerConv(Call& call) {
     flat.time = -1;
     flat.tail = 0;
     LSTM_ASSIGN_OR_RETURN(const ValPtr gathered, Arranged(flat, rows, {positions, taps}));
-    auto weight = NewConstant({out_per_group, taps});
-    std::copy_n(w->floats.data() + g * out_per_group * taps, out_per_group * taps, weight->values.data());
+    const ConstantPtr weight = groups == 1 ? kernel : Rows(*kernel, g * out_per_group, out_per_group);
     std::shared_ptr<core::Constant> own;
     if (bias) {
       own = NewConstant({out_per_group});
@@ -213,15 +238,14 @@ absl::Status Lowering::LowerConv(Call& call) {
   result->last = x->last;
   result->labels.assign(rank, -1);
   result->labels[0] = x->labels[0];
-  for (size_t a = 2; a < rank; ++a) {
-    if (shape[a] == call[0].shape[a]) result->labels[a] = x->labels[a];
-  }
+  for (size_t a = 2; a < rank; ++a) result->labels[a] = x->labels[a];
   result->elements = std::move(elements);
   call.out[0] = std::move(result);
   return absl::OkStatus();
 }
 
 absl::Status Lowering::LowerPool(Call& call) {
+  ValPtr read = call.in[0];
   const Val& x = call[0];
   const std::string_view op = call.node.op;
   const bool global = op == "GlobalAveragePool" || op == "GlobalMaxPool", mean = op == "AveragePool" || op == "GlobalAveragePool";
@@ -234,19 +258,33 @@ absl::Status Lowering::LowerPool(Call& call) {
   }
   Window window;
   if (const Attribute* k = call.node.Find("kernel_shape")) window.kernel = k->ints;
+  for (size_t j = 0; j < window.kernel.size() && j + 2 < x.shape.size(); ++j) {
+    if (x.time < 0 && window.kernel[j] > 1 && IsOpen(x.labels[j + 2]) && MakeTime(x.labels[j + 2])) return absl::AbortedError("time was found");
+  }
   if (window.kernel.size() + 2 != x.shape.size()) return Refuse("its kernel_shape does not fit its input");
   LSTM_RETURN_IF_ERROR(ReadWindow(call.node, x.shape, window));
   if (call.node.Int("ceil_mode", 0) != 0) return Refuse("ceil_mode is not supported");
+  bool apart = false;  // an average of what is not padding
   std::vector<int64_t> before = {0, 0}, after = {0, 0};
   before.insert(before.end(), window.before.begin(), window.before.end());
   after.insert(after.end(), window.after.begin(), window.after.end());
   for (size_t j = 0; j < window.kernel.size(); ++j) {
-    if (x.time == static_cast<int>(j) + 2 && (window.kernel[j] != 1 || window.strides[j] != 1)) return LooksAhead("pools over time: it gives less than one for each step, or looks ahead");
-    if (mean && (window.before[j] != 0 || window.after[j] != 0) && call.node.Int("count_include_pad", 0) == 0) return Refuse("pads an average: only count_include_pad is supported");
+    if (x.time == static_cast<int>(j) + 2 && (window.kernel[j] != 1 || window.strides[j] != 1)) {
+      if (!whole_) return LooksAhead("pools over time: it gives less than one for each step, or looks ahead");
+      const bool same = call.node.Text("auto_pad", "NOTSET").starts_with("SAME");
+      if (window.before[j] != 0 || window.after[j] != 0 || x.head != 0 || x.tail != 0 || same) return LooksAhead("pools over time that is padded");
+      LSTM_ASSIGN_OR_RETURN(read, Windowed(call.in[0], 0, 0, (window.kernel[j] - 1) * window.dilations[j], std::exchange(window.strides[j], 1)));
+      continue;
+    }
+    apart = apart || (mean && (window.before[j] != 0 || window.after[j] != 0) && call.node.Int("count_include_pad", 0) == 0);
   }
-  LSTM_ASSIGN_OR_RETURN(const Arrangement pad, Padded(x.shape, before, after, PadMode::kConstant));
+  Shape wide = read->shape;
+  for (size_t a = 0; a < wide.size(); ++a) wide[a] += before[a] + after[a];
+  LSTM_ASSIGN_OR_RETURN(const int64_t padded_count, ElementCount(wide));
+  LSTM_RETURN_IF_ERROR(Affordable(padded_count));
+  LSTM_ASSIGN_OR_RETURN(const Arrangement pad, Padded(read->shape, before, after, PadMode::kConstant));
   LSTM_RETURN_IF_ERROR(ElementCount(pad.shape()).status());
-  LSTM_ASSIGN_OR_RETURN(const ValPtr padded, Arranged(x, pad, pad.shape(), mean ? 0 : -static_cast<double>(std::numeric_limits<float>::max())));
+  LSTM_ASSIGN_OR_RETURN(const ValPtr padded, Arranged(*read, pad, pad.shape(), mean ? 0 : -static_cast<double>(std::numeric_limits<float>::max())));
   const auto strides = Strides(padded->shape);
   Arrangement rows;
   Shape shape = {x.shape[0], x.shape[1]};
@@ -270,8 +308,27 @@ absl::Status Lowering::LowerPool(Call& call) {
   LSTM_ASSIGN_OR_RETURN(const ValPtr gathered, Arranged(*padded, rows, {count, taps}));
   LSTM_ASSIGN_OR_RETURN(const ValueId in, Use(*gathered, {count, taps}));
   LSTM_ASSIGN_OR_RETURN(const ValueId y, Add("", ReduceOp{mean ? ReduceKind::kMean : ReduceKind::kMaximum}, {in}));
-  Val like = x;
-  call.out[0] = Computed(y, shape, like);
+  call.out[0] = Computed(y, shape, x);
+  if (!apart) return absl::OkStatus();
+  Tensor share{true, {shape.begin() + 2, shape.end()}, {}, {}};
+  std::vector<std::vector<int64_t>> inside(window.kernel.size());  // taps of each position along an axis
+  for (size_t j = 0; j < window.kernel.size(); ++j) {
+    for (int64_t o = 0; o < shape[j + 2]; ++o) {
+      int64_t n = 0;
+      for (int64_t k = 0; k < window.kernel[j]; ++k) {
+        const int64_t at = o * window.strides[j] + k * window.dilations[j] - window.before[j];
+        n += at >= 0 && at < padded->shape[j + 2] - window.before[j] - window.after[j] ? 1 : 0;
+      }
+      if (n == 0) return Refuse("averages padding alone");
+      inside[j].push_back(n);
+    }
+  }
+  for (int64_t i = 0; i < CheckedElementCount(share.shape); ++i) {
+    int64_t rest = i, n = 1;
+    for (size_t j = window.kernel.size(); j-- > 0; rest /= shape[j + 2]) n *= inside[j][static_cast<size_t>(rest % shape[j + 2])];
+    share.floats.push_back(static_cast<float>(static_cast<double>(taps) / static_cast<double>(n)));
+  }
+  LSTM_ASSIGN_OR_RETURN(call.out[0], Combine(ElementwiseKind::kMultiply, *call.out[0], *MakeConstantVal(std::move(share))));
   return absl::OkStatus();
 }
 

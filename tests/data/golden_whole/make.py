@@ -85,6 +85,66 @@ class Flat(nn.Module):  # a head over all steps as one matrix
         return self.head(self.rnn(x)[0].reshape(-1, 8)).reshape(x.shape[0], x.shape[1], 2)
 
 
+class Fewer(nn.Module):  # strides and pools without padding: fewer frames than steps
+    def __init__(self):
+        super().__init__()
+        self.front = nn.Sequential(nn.Conv1d(3, 4, 3, stride=2), nn.BatchNorm1d(4), nn.ReLU(), nn.MaxPool1d(2, stride=1))
+        self.rnn, self.head = nn.GRU(4, 3, batch_first=True), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.head(self.rnn(self.front(x.transpose(1, 2)).transpose(1, 2))[0])
+
+
+class Asking(nn.Module):  # the last step asks all of them
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(3, 4, batch_first=True)
+
+    def forward(self, x):
+        y, (h, _) = self.rnn(x)
+        share = torch.softmax(torch.bmm(y, h[-1].unsqueeze(2)), 1)
+        return (share * y).sum(1)
+
+
+class Words(nn.Module):  # ids, both directions, a mean
+    def __init__(self):
+        super().__init__()
+        self.table, self.rnn, self.head = nn.Embedding(11, 3), nn.GRU(3, 4, batch_first=True, bidirectional=True), nn.Linear(8, 2)
+
+    def forward(self, x):
+        return torch.softmax(self.head(self.rnn(self.table(x))[0].mean(1)), -1)
+
+
+class Sorted(nn.Module):  # lengths in any order, which PyTorch sorts in the graph
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(3, 4, batch_first=True, bidirectional=True)
+
+    def forward(self, x, lens):
+        _, (h, _) = self.rnn(nn.utils.rnn.pack_padded_sequence(x, lens, batch_first=True, enforce_sorted=False))
+        return torch.cat([h[0], h[1]], -1)
+
+
+class Masked(nn.Module):  # a mean of the steps that a mask leaves; the first is not among them
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(3, 4, batch_first=True)
+
+    def forward(self, x, mask):
+        y = self.rnn(x)[0].masked_fill(~mask.unsqueeze(-1), 0)
+        return y.sum(1) / mask.float().sum(1, keepdim=True)
+
+
+class Again(nn.Module):  # an encoder's end, read once for each step by a decoder
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder, self.head = nn.LSTM(3, 4, batch_first=True), nn.LSTM(4, 4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x):
+        end = self.encoder(x)[1][0][-1]
+        return self.head(self.decoder(end.unsqueeze(1).repeat(1, x.shape[1], 1))[0])
+
+
 class Cell(nn.Module):  # one step, its state carried by the caller: exported in parts
     def __init__(self, kind):
         super().__init__()
@@ -124,6 +184,21 @@ def sequence(name, net, outputs, opset, batch_first=False, lens=None, fixed_batc
         save(path / f"{output}.npy", value)
     if lens is not None:
         save(path / "lens.npy", torch.tensor([lens]))
+
+
+def more(name, net, args, other, outputs, opset, fixed=False):
+    """Inputs x and one more, [1, T, ...] each or once; `other`: what it is exported with."""
+    path = pathlib.Path(name)
+    path.mkdir(exist_ok=True)
+    net.eval()
+    names = ["x", "lens" if args[-1].ndim == 1 else "mask"][: len(args)]
+    axes = None if fixed else {n: {0: "N", 1: "T"} if a.ndim > 1 else {0: "N"} for n, a in zip(names, args)}
+    torch.onnx.export(net, other, str(path / "model.onnx"), input_names=names, output_names=outputs, dynamic_axes=axes, opset_version=opset)
+    y = net(*args)
+    for n, a in zip(names, args):
+        a = a.to(torch.float32) if a.dtype == torch.bool else a
+        save(path / f"{n}.npy", a.reshape(a.shape[1], -1) if a.ndim > 1 else a)
+    save(path / "y.npy", y.reshape(-1, y.shape[-1]))
 
 
 def steps(name, net, states, opset):
@@ -166,3 +241,13 @@ if __name__ == "__main__":
     sequence("fixed_tagger", Tagger(), ["y"], 13, batch_first=True, fixed_batch=2)
     sequence("fixed_flat", Flat(), ["y"], 13, batch_first=True, fixed_batch=1)
     sequence("fixed_conv", Conv(), ["y"], 13, fixed_batch=3)
+    more("fewer_frames", Fewer(), (torch.randn(1, 14, 3),), (torch.randn(1, 9, 3),), ["y"], 13)
+    more("last_asks", Asking(), (torch.randn(1, 7, 3),), (torch.randn(1, 5, 3),), ["y"], 13)
+    more("words_both_ways", Words(), (torch.randint(0, 11, (1, 9)),), (torch.randint(0, 11, (1, 4)),), ["y"], 14)
+    more("lstm_sorted", Sorted(), (torch.randn(1, 7, 3), torch.tensor([5])), (torch.randn(2, 4, 3), torch.tensor([2, 4])), ["y"], 14)
+    mask = torch.tensor([[0, 1, 1, 0, 1, 1, 0]]) != 0
+    more("masked_mean", Masked(), (torch.randn(1, 7, 3), mask), (torch.randn(1, 4, 3), torch.tensor([[1, 1, 0, 1]]) != 0), ["y"], 13)
+    sequence("autoencoder", Again(), ["y"], 13, batch_first=True)
+    sequence("fixed_autoencoder", Again(), ["y"], 13, batch_first=True, fixed_batch=1)
+    ids = torch.randint(0, 11, (1, 9))
+    more("fixed_words", Words(), (ids,), (ids,), ["y"], 13, fixed=True)

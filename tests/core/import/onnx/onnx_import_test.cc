@@ -204,6 +204,45 @@ TEST(OnnxImportTest, StateThatTheGraphOnlyMovesAboutStaysInTheCell) {
   EXPECT_GT(std::fabs(a.Step({{1, 0.5}})[0][0] - b.Step({{1, 0.5}})[0][0]), 1e-3);
 }
 
+TEST(OnnxImportTest, NumbersInNamesTellStatesApart) {
+  for (const auto& [first, second] : {std::pair<std::string, std::string>{"h1.1", "h2.1"}, {"h1_out", "h2_out"}, {"new_h2", "new_h1"}}) {
+    const bool crossed = first == "new_h2";
+    OnnxWriter file;
+    file.Input(W::Declared("x", {1, 3})).Input(W::Declared("h1", {1, 3})).Input(W::Declared("h2", {1, 3}));
+    file.Node("Add", {"x", "h1"}, {"a"}).Node("Tanh", {"a"}, {first}).Node("Mul", {first, "h2"}, {"b"}).Node("Cos", {"b"}, {second}).Node("Neg", {second}, {"y"}).Output("y").Output(first).Output(second);
+    OnnxNotes notes;
+    const auto model = Import(file.File(), "", &notes);
+    ASSERT_TRUE(model.ok()) << first << ": " << model.status();
+    EXPECT_EQ(model->inputs.size(), 1u);
+    EXPECT_EQ(model->outputs.size(), 1u);
+    EXPECT_THAT(notes.lines, ::testing::Contains("input 'h1': state that the session carries, next value '" + (crossed ? second : first) + "'"));
+    EXPECT_THAT(notes.lines, ::testing::Contains("input 'h2': state that the session carries, next value '" + (crossed ? first : second) + "'"));
+  }
+}
+
+TEST(OnnxImportTest, IdsAsOneOfMany) {
+  OnnxWriter file;
+  file.Input(W::Declared("ids", {-1, -2}, 7)).Initializer(W::IntTensor("d", {}, {5})).Initializer(W::Tensor("v", {2}, {-1, 2}));
+  file.Node("OneHot", {"ids", "d", "v"}, {"y"}, W::Int("axis", -1)).Output("y");
+  const auto model = Import(file.File());
+  ASSERT_TRUE(model.ok()) << model.status();
+  ASSERT_EQ(model->inputs.size(), 1u);
+  EXPECT_EQ(model->inputs[0].limit, 5);
+  testing::Oracle oracle(*model);
+  EXPECT_EQ(oracle.Step({{3}})[0], (Vector{-1, -1, -1, 2, -1}));
+}
+
+TEST(OnnxImportTest, IntegersThatAreOnlyPassedOnNobodySends) {
+  OnnxWriter file;
+  file.Input(W::Declared("x", {1, 3})).Input(W::Declared("n", {1}, 7)).Node("Tanh", {"x"}, {"y"}).Node("Identity", {"n"}, {"m"}).Output("y").Output("m");
+  const auto model = Import(file.File(), "onnx { input { name: 'x' time: -1 state: '' } }");
+  ASSERT_TRUE(model.ok()) << model.status();
+  ASSERT_EQ(model->inputs.size(), 1u);
+  EXPECT_EQ(model->inputs[0].name, "x");
+  ASSERT_EQ(model->outputs.size(), 1u);
+  EXPECT_EQ(model->outputs[0].name, "y");
+}
+
 TEST(OnnxImportTest, TwoReadingsAskForTheLineThatDecides) {
   OnnxWriter file;
   testing::Random random(3);

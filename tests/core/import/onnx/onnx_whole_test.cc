@@ -52,7 +52,7 @@ absl::StatusOr<Named> RunSequence(const Model& model, uint32_t steps, const Name
       }
     }
   }
-  auto run = SequenceRun::Make(*program, steps, std::move(bytes));
+  auto run = SequenceRun::Make(*program, steps, std::move(bytes), true);
   if (!run.ok()) return run.status();
   BatchEngine engine;
   Turn turn;
@@ -333,6 +333,13 @@ TEST(OnnxWholeTest, StepsInAnotherOrder) {
     for (size_t t = 0; t < x.size(); ++t) for (size_t i = 0; i < 3; ++i) y[t][i] += std::exp(x[x.size() - 1 - t][i]);
     return y;
   });
+  CheckGraph("turned by ReverseSequence", [&](OnnxWriter& f) {
+    f.Initializer(W::IntTensor("z", {1}, {0})).Node("Shape", {"x"}, {"n"}).Node("Gather", {"n", "z"}, {"l"}).Node("Tanh", {"x"}, {"t"}).Node("ReverseSequence", {"t", "l"}, {"y"}, W::Int("time_axis", 0) + W::Int("batch_axis", 1));
+  }, [](Rows x) {
+    std::reverse(x.begin(), x.end());
+    for (Vector& row : x) for (double& v : row) v = std::tanh(v);
+    return x;
+  });
   // The end of a sequence, repeated for each step of the next layer.
   CheckGraph("the last to every step", [&](OnnxWriter& f) {
     f.Initializer(W::IntTensor("i", {}, {-1})).Node("Shape", {"x"}, {"n"}).Node("Gather", {"x", "i"}, {"l"}, W::Int("axis", 0)).Node("Expand", {"l", "n"}, {"y"});
@@ -370,6 +377,140 @@ TEST(OnnxWholeTest, ConvolutionsThatLookAhead) {
   }
 }
 
+// A convolution of one channel by hand, over `x` with zeros around it.
+Rows Convolved(const Rows& x, const std::vector<float>& k, size_t out, int64_t front, int64_t behind, int64_t stride, int64_t dilation) {
+  const auto in = x[0].size(), taps = k.size() / out / in;
+  const auto n = static_cast<int64_t>(x.size()), reach = static_cast<int64_t>(taps - 1) * dilation;
+  Rows y;
+  for (int64_t at = -front; at + reach < n + behind; at += stride) {
+    Vector& row = y.emplace_back(out, 0);
+    for (size_t o = 0; o < out; ++o) {
+      for (size_t i = 0; i < in; ++i) {
+        for (size_t tap = 0; tap < taps; ++tap) {
+          const int64_t from = at + static_cast<int64_t>(tap) * dilation;
+          if (from >= 0 && from < n) row[o] += static_cast<double>(k[(o * in + i) * taps + tap]) * x[static_cast<size_t>(from)][i];
+        }
+      }
+    }
+  }
+  return y;
+}
+
+Rows Mapped(Rows x, const std::function<double(double)>& f) {
+  for (Vector& row : x) {
+    for (double& v : row) v = f(v);
+  }
+  return x;
+}
+
+TEST(OnnxWholeTest, StridesAndNoPaddingGiveAnotherNumberOfFrames) {
+  testing::Random random(21);
+  struct Case { int64_t front, behind, stride, dilation; };
+  for (const Case& c : {Case{0, 0, 1, 1}, {0, 0, 2, 1}, {1, 1, 2, 1}, {0, 0, 1, 2}, {2, 0, 3, 1}, {1, 0, 1, 1}, {3, 4, 2, 2}, {0, 1, 4, 1}}) {
+    const std::string what = absl::StrCat("pads ", c.front, ", ", c.behind, ", stride ", c.stride, ", dilation ", c.dilation);
+    const std::vector<float> k1 = Numbers(random, 2 * 3 * 3), k2 = Numbers(random, 3 * 2 * 2);
+    OnnxWriter file;
+    file.Input(W::Declared("x", {-1, 3, -2})).Initializer(W::Tensor("K", {2, 3, 3}, k1)).Initializer(W::Tensor("L", {3, 2, 2}, k2));
+    file.Node("Tanh", {"x"}, {"t"});
+    file.Node("Conv", {"t", "K"}, {"u"}, W::Ints("pads", {c.front, c.behind}) + W::Ints("strides", {c.stride}) + W::Ints("dilations", {c.dilation}));
+    // Twice: unpadded once more, beside the mean, the reverse, the last, every second step and the shape of the first.
+    file.Node("Relu", {"u"}, {"v"}).Node("Conv", {"v", "L"}, {"y"}, W::Ints("strides", {2})).Node("ReduceMean", {"v"}, {"mean"}, W::Ints("axes", {2}) + W::Int("keepdims", 0));
+    file.Initializer(W::IntTensor("b", {1}, {-1})).Initializer(W::IntTensor("e", {1}, {INT64_MIN})).Initializer(W::IntTensor("a", {1}, {2})).Initializer(W::IntTensor("s", {1}, {-1}));
+    file.Node("Slice", {"v", "b", "e", "a", "s"}, {"turned"}).Initializer(W::IntTensor("one", {}, {-1})).Node("Gather", {"v", "one"}, {"end"}, W::Int("axis", 2));
+    file.Initializer(W::IntTensor("z", {1}, {1})).Initializer(W::IntTensor("m", {1}, {-1})).Initializer(W::IntTensor("two", {1}, {2})).Node("Slice", {"v", "z", "m", "a", "two"}, {"every"});
+    file.Node("Sub", {"v", "turned"}, {"both"}).Node("Shape", {"v"}, {"n"}).Node("GlobalMaxPool", {"v"}, {"most"}).Node("Expand", {"most", "n"}, {"spread"}).Node("Sub", {"v", "spread"}, {"less"});
+    for (const char* name : {"v", "y", "mean", "end", "every", "both", "less"}) file.Output(name);
+    const auto model = Import(file.File());
+    ASSERT_TRUE(model.ok()) << what << ": " << model.status();
+    EXPECT_THAT(model->not_streamable, HasSubstr("Conv node 'Conv_1'")) << what;
+    int refused = 0;
+    for (const uint32_t steps : {9u, 16u, 3u, 1u, 14u}) {
+      const Rows x = Random(random, steps, 3), t = Mapped(x, [](double v) { return std::tanh(v); });
+      const Rows v = Mapped(Convolved(t, k1, 2, c.front, c.behind, c.stride, c.dilation), [](double a) { return std::max(a, 0.0); });
+      const Rows y = v.size() < 2 ? Rows{} : Convolved(v, k2, 3, 0, 0, 2, 1);
+      auto came = RunSequence(*model, steps, {{"x", x}});
+      if (v.size() < 3) {  // some output would have no frame at all
+        EXPECT_THAT(std::string(came.status().message()), HasSubstr("the graph needs at least")) << what << ", " << steps;
+        ++refused;
+        continue;
+      }
+      ASSERT_TRUE(came.ok()) << what << ": " << came.status();
+      ExpectNear((*came)["v"], v, 2e-6, what);
+      ExpectNear((*came)["y"], y, 2e-6, what);
+      ExpectNear((*came)["end"], {v.back()}, 2e-6, what);
+      Rows every, both = v, less = v;
+      Vector mean(2, 0), most(2, -1e9);
+      for (size_t i = 1; i + 1 < v.size(); i += 2) every.push_back(v[i]);
+      for (size_t i = 0; i < v.size(); ++i) {
+        for (size_t o = 0; o < 2; ++o) {
+          both[i][o] -= v[v.size() - 1 - i][o];
+          mean[o] += v[i][o] / static_cast<double>(v.size());
+          most[o] = std::max(most[o], v[i][o]);
+        }
+      }
+      for (Vector& row : less) for (size_t o = 0; o < 2; ++o) row[o] -= most[o];
+      ExpectNear((*came)["every"], every, 2e-6, what);
+      ExpectNear((*came)["both"], both, 2e-6, what);
+      ExpectNear((*came)["mean"], {mean}, 2e-6, what);
+      ExpectNear((*came)["less"], less, 2e-6, what);
+    }
+    EXPECT_LT(refused, 5) << what;
+  }
+}
+
+TEST(OnnxWholeTest, PoolsOverTime) {
+  testing::Random random(22);
+  for (const char* op : {"MaxPool", "AveragePool"}) {
+    for (const int64_t stride : {1, 2, 3}) {
+      OnnxWriter file;
+      file.Input(W::Declared("x", {-1, 2, -2})).Node(op, {"x"}, {"y"}, W::Ints("kernel_shape", {3}) + W::Ints("strides", {stride})).Output("y");
+      const auto model = Import(file.File());
+      ASSERT_TRUE(model.ok()) << model.status();
+      EXPECT_THAT(model->not_streamable, HasSubstr("pools over time"));
+      const Rows x = Random(random, 11, 2);
+      Rows y;
+      for (size_t t = 0; t + 3 <= x.size(); t += static_cast<size_t>(stride)) {
+        Vector& row = y.emplace_back();
+        for (size_t i = 0; i < 2; ++i) row.push_back(*op == 'M' ? std::max({x[t][i], x[t + 1][i], x[t + 2][i]}) : (x[t][i] + x[t + 1][i] + x[t + 2][i]) / 3);
+      }
+      auto came = RunSequence(*model, 11, {{"x", x}});
+      ASSERT_TRUE(came.ok()) << came.status();
+      ExpectNear((*came)["y"], y, 2e-6, op);
+    }
+  }
+}
+
+// As speech models have it: frames are made fewer, then a network reads them both ways; one branch is unpadded, one cut.
+TEST(OnnxWholeTest, RecurrentLayersOverFewerFrames) {
+  testing::Random random(23);
+  const std::vector<float> k = Numbers(random, 4 * 3 * 3);
+  for (const int64_t fixed : {0, 12}) {
+    OnnxWriter file;
+    file.Input(W::Declared("x", {1, 3, fixed == 0 ? -2 : fixed})).Initializer(W::Tensor("K", {4, 3, 3}, k));
+    file.Node("Conv", {"x", "K"}, {"u"}, W::Ints("strides", {2})).Node("Transpose", {"u"}, {"t"}, W::Ints("perm", {2, 0, 1}));
+    if (fixed != 0) file.Initializer(W::IntTensor("S", {3}, {5, 1, 4})).Node("Reshape", {"t", "S"}, {"r"});
+    TwoWay rnn(random, file, fixed == 0 ? "t" : "r", "a", 4, 3);
+    // Every second frame and an average of two, whose lengths are the same.
+    file.Initializer(W::IntTensor("b", {1}, {0})).Initializer(W::IntTensor("e", {1}, {-1})).Initializer(W::IntTensor("ax", {1}, {0})).Node("Slice", {"a", "b", "e", "ax"}, {"front"});
+    file.Node("Transpose", {"a"}, {"c"}, W::Ints("perm", {1, 2, 0})).Node("AveragePool", {"c"}, {"p"}, W::Ints("kernel_shape", {2})).Node("Transpose", {"p"}, {"q"}, W::Ints("perm", {2, 0, 1}));
+    file.Node("Add", {"front", "q"}, {"y"}).Output("a").Output("y").Output("ah");
+    const auto model = Import(file.File());
+    ASSERT_TRUE(model.ok()) << model.status();
+    for (const uint32_t steps : {12u, 7u}) {
+      const Rows x = Random(random, steps, 3), a = rnn.Over(Convolved(x, k, 4, 0, 0, 2, 1));
+      Rows y(a.begin(), a.end() - 1);
+      for (size_t t = 0; t < y.size(); ++t) for (size_t i = 0; i < 6; ++i) y[t][i] += (a[t][i] + a[t + 1][i]) / 2;
+      Vector ends = rnn.forward.h;
+      ends.insert(ends.end(), rnn.back.h.begin(), rnn.back.h.end());
+      auto came = RunSequence(*model, steps, {{"x", x}});
+      ASSERT_TRUE(came.ok()) << came.status();
+      ExpectNear((*came)["a"], a, 1e-5, "a");
+      ExpectNear((*came)["y"], y, 1e-5, "y");
+      ExpectNear((*came)["ah"], {ends}, 1e-5, "ah");
+    }
+  }
+}
+
 TEST(OnnxWholeTest, AnotherSequenceBeginsWhereOneEnds) {
   testing::Random random(5);
   OnnxWriter file;
@@ -404,10 +545,13 @@ TEST(OnnxWholeTest, WhatNeitherStepsNorSequencesCanSayIsRefused) {
   OnnxWriter file;
   file.Input(W::Declared("x", {-2, -1, 3}));
   OnnxWriter apart = file, cut = file, square = file;
-  apart.Initializer(W::IntTensor("b", {1}, {0})).Initializer(W::IntTensor("e", {1}, {9999})).Initializer(W::IntTensor("a", {1}, {0})).Initializer(W::IntTensor("s", {1}, {2}));
+  apart.Initializer(W::IntTensor("b", {1}, {-1})).Initializer(W::IntTensor("e", {1}, {3})).Initializer(W::IntTensor("a", {1}, {0})).Initializer(W::IntTensor("s", {1}, {-2}));
   EXPECT_THAT(refusal(apart.Node("Slice", {"x", "b", "e", "a", "s"}, {"y"}).Output("y")), HasSubstr("Slice node 'Slice_0': takes steps of time apart"));
-  cut.Initializer(W::IntTensor("b", {1}, {1})).Initializer(W::IntTensor("e", {1}, {9999})).Initializer(W::IntTensor("a", {1}, {0}));
+  cut.Initializer(W::IntTensor("b", {1}, {1})).Initializer(W::IntTensor("e", {1}, {9})).Initializer(W::IntTensor("a", {1}, {0}));
   EXPECT_THAT(refusal(cut.Node("Slice", {"x", "b", "e", "a"}, {"y"}).Output("y")), HasSubstr("cuts time"));
+  OnnxWriter two = file;  // lengths that do not agree
+  two.Initializer(W::IntTensor("b", {1}, {1})).Initializer(W::IntTensor("e", {1}, {INT64_MAX})).Initializer(W::IntTensor("a", {1}, {0})).Node("Slice", {"x", "b", "e", "a"}, {"s"}).Node("Add", {"x", "s"}, {"y"});
+  EXPECT_THAT(refusal(two.Output("y")), HasSubstr("Add node 'Add_1': reads sequences of two lengths side by side, of T and of T - 1 frames for T steps"));
   square.Node("Transpose", {"x"}, {"l"}, W::Ints("perm", {1, 0, 2})).Node("Transpose", {"x"}, {"r"}, W::Ints("perm", {1, 2, 0})).Node("MatMul", {"l", "r"}, {"y"});
   EXPECT_THAT(refusal(square.Output("y")), HasSubstr("MatMul_2"));
 }
