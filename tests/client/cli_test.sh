@@ -60,6 +60,28 @@ expect 0 "${run[@]}" generate shakespeare --prompt "ROMEO:" --length 20 --seed 4
 cmp "$work/first" "$work/out" || fail "the same seed writes another text"
 expect 0 "${run[@]}" load french --sessions 20 --rate 20 --seconds 0.5 --json
 says '"errors":0'
+says "\"server_cpu_of\":\"process $pid\""
+# Sessions that come and go while others are paced, some of them without a word: none of it is an error.
+expect 0 "${run[@]}" load french --sessions 20 --rate 20 --seconds 1 --churn 40 --abrupt 0.5 --json
+/usr/bin/python3 - "$work/out" <<'PY'
+import json, sys
+got = json.load(open(sys.argv[1]))
+assert got["errors"] == 0 and got["closed"] > 0 and got["cut"] > 0, got
+assert 0 < got["turns"] <= 400 and got["turns"] + got["abandoned"] >= 400, got
+assert got["server_cpu_us_per_step"] > 0, got
+PY
+expect 0 "${run[@]}" load french --search --sessions 4 --max-sessions 8 --rate 1000 --seconds 0.1 --p99 60000 --json
+/usr/bin/python3 - "$work/out" <<'PY'
+import json, sys
+got = json.load(open(sys.argv[1]))
+assert got["sessions"] == 8 and got["fails_at"] is None and got["errors"] == 0, got
+assert [p["sessions"] for p in got["probes"]] == [4, 8, 8] and all(p["holds"] for p in got["probes"]), got
+PY
+expect 1 "${run[@]}" load french --search --sessions 2 --rate 1000 --seconds 0.1 --p99 0.001
+says "not even one session keeps p99 within 0.001 ms"
+expect 1 "${run[@]}" load french --abrupt 0.5
+says "abrupt is a part of --churn"
+expect 2 "${run[@]}" load french --p99 3
 expect 0 "${run[@]}" sessions list
 
 # Audio travels as frames of the input's size, the last one filled up with silence: 20 samples are four frames of 6.
