@@ -11,7 +11,7 @@ OWNERS = {  # header prefix -> the target that gives it
     "grpcpp/": "proto_grpc", "oneapi/": "dnnl::dnnl", "immintrin.h": "core_fused", "CLI/": "CLI11::CLI11", "spdlog/": "spdlog::spdlog",
     "nlohmann/": "nlohmann_json::nlohmann_json", "sndfile.h": "sndfile::sndfile", "xxhash.h": "xxhash::xxhash",
     "isa-l/": "isal::isal", "boost/": "boost::boost", "prometheus/": "prometheus::core"}
-PROTO = {"inference/grpc_service.grpc.pb.h": "proto_inference_grpc", "inference/": "proto_inference", "lstm/v1/prediction.grpc.pb.h": "proto_grpc", "lstm/v1/": "proto_api", "lstm/manifest/": "proto_manifest", "lstm/config/": "proto_config",
+PROTO = {"grpc/health/v1/": "proto_health_grpc", "inference/grpc_service.grpc.pb.h": "proto_inference_grpc", "inference/": "proto_inference", "lstm/v1/prediction.grpc.pb.h": "proto_grpc", "lstm/v1/": "proto_api", "lstm/manifest/": "proto_manifest", "lstm/config/": "proto_config",
          "lstm/store/": "proto_store"}
 
 

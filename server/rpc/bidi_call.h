@@ -145,6 +145,8 @@ class BidiCall : public LoopCall {
   static constexpr size_t kMessageBytes = 1u << 20;
   static constexpr size_t kKeptMessageBytes = 64u << 10;
   static constexpr size_t kKeptMessages = 2;
+  static constexpr size_t kSmallMessageBytes = 512;
+  static constexpr int kUnseenMessages = 8;
   static constexpr uint64_t kMicros = 1'000'000;
 
   struct Outgoing {
@@ -205,7 +207,14 @@ class BidiCall : public LoopCall {
   void TakeIncoming() {
     taking_ = !last_ && !Take(incoming_);
     if (taking_) return loop_->Again(this);
-    // A large message is not kept for the next one.
+    DropLarge();
+  }
+
+  // A large message is not kept for the next one. To look costs as much as to parse, so that of small messages, which take a hundred
+  // times their bytes at most, only some are looked at: each may leave something that those after it do not use.
+  void DropLarge() {
+    if (++unseen_ < kUnseenMessages && incoming_.ByteSizeLong() <= kSmallMessageBytes) return;
+    unseen_ = 0;
     if (incoming_.SpaceUsedLong() > 4 * kKeptMessageBytes) incoming_ = Request();
   }
 
@@ -279,6 +288,7 @@ class BidiCall : public LoopCall {
   size_t outgoing_bytes_ = 0;
   std::optional<grpc::Status> last_;
   int pending_ = 0;  // operations that gRPC has not given back
+  int unseen_ = 0;   // messages since their memory was looked at
   bool reading_ = false, writing_ = false, finishing_ = false, dirty_ = false, done_ = false;
   bool front_in_flight_ = false;  // what is written is outgoing_.front(), not the metadata
   bool half_closed_ = false;      // no more messages will come

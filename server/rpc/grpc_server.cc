@@ -2,7 +2,6 @@
 #include "server/rpc/grpc_server.h"
 
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
-#include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/impl/server_builder_option.h>
 #include <grpcpp/impl/server_builder_plugin.h>
 #include <grpcpp/resource_quota.h>
@@ -20,6 +19,7 @@
 #include "server/rpc/acceptor.h"
 #include "server/rpc/clock.h"
 #include "server/rpc/health_canary.h"
+#include "server/rpc/health_service.h"
 #include "server/rpc/inference_calls.h"
 #include "server/rpc/load_spread.h"
 #include "server/rpc/stream_call.h"
@@ -53,7 +53,7 @@ void Configure(grpc::ServerBuilder& builder, const GrpcServer::Options& options)
   builder.SetMaxReceiveMessageSize(options.max_message_bytes);
   builder.SetMaxSendMessageSize(-1);  // answers are bounded before they are computed
   builder.SetResourceQuota(grpc::ResourceQuota("lstm").Resize(options.grpc_memory_bytes));
-  builder.SetSyncServerOption(grpc::ServerBuilder::NUM_CQS, 1);  // for reflection alone
+  builder.SetSyncServerOption(grpc::ServerBuilder::NUM_CQS, 1);  // for health and reflection; it does not poll, since the shards do
   builder.SetSyncServerOption(grpc::ServerBuilder::MAX_POLLERS, 1);
   builder.AddChannelArgument("grpc.http2.bdp_probe", 0);  // else a stuck stream costs megabytes
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.max_streams_per_connection);
@@ -96,7 +96,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const Options& opt
   LSTM_ASSIGN_OR_RETURN(self->acceptor_, Acceptor::Bind(options.listen));
   self->budget_ = std::make_unique<MemoryBudget>(options.max_sessions, options.max_session_bytes);
   self->service_ = std::make_unique<v1::Prediction::AsyncService>();
-  grpc::EnableDefaultHealthCheckService(true);
+  self->health_ = std::make_unique<HealthService>(std::set<std::string>(std::begin(kHealthNames), std::end(kHealthNames)));
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
 
   grpc::ServerBuilder builder;
@@ -105,6 +105,7 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const Options& opt
   self->tls_ = options.tls;  // gRPC reads its files as long as it lives
   self->acceptor_->Register(builder, options.tls != nullptr ? options.tls->credentials() : grpc::InsecureServerCredentials());
   builder.RegisterService(self->service_.get());
+  builder.RegisterService(self->health_.get());
   self->inference_service_ = std::make_unique<inference::GRPCInferenceService::AsyncService>();
   builder.RegisterService(self->inference_service_.get());
   GrpcServer* raw = self.get();
@@ -145,9 +146,8 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(const Options& opt
       },
       [raw](bool serving) {
         raw->inference_->SetServing(serving);
-        for (const char* service : kHealthNames) raw->server_->GetHealthCheckService()->SetServingStatus(service, serving);
+        raw->health_->Set(serving);
       });
-  for (const char* service : kHealthNames) self->server_->GetHealthCheckService()->SetServingStatus(service, false);
   self->canary_->Start();  // so that who connects finds it serving
   self->spread_->Start();
   self->inference_spread_->Start();
@@ -227,6 +227,7 @@ bool GrpcServer::Drain(uint32_t deadline_ms) {
 void GrpcServer::Stop() {
   if (!server_) return;
   canary_->Close();
+  health_->Close();
   acceptor_->Stop();
   // In this order: the server, whose cancelled calls come back through the queues; then the queues.
   server_->Shutdown(std::chrono::system_clock::now());

@@ -22,6 +22,7 @@ namespace lstm::server {
 
 class Acceptor;
 class HealthCanary;
+class HealthService;
 class LoadSpread;
 struct InferenceCalls;
 
@@ -102,6 +103,7 @@ class GrpcServer : private ShardPeers {
   std::unique_ptr<v1::Prediction::AsyncService> service_;
   std::unique_ptr<inference::GRPCInferenceService::AsyncService> inference_service_;
   std::vector<std::unique_ptr<ShardLoop>> loops_;
+  std::unique_ptr<HealthService> health_;
   std::unique_ptr<HealthCanary> canary_;
   std::unique_ptr<InferenceFront> inference_;  // its sequences are on streams of the shards
   std::unique_ptr<grpc::Server> server_;

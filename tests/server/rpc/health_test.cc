@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 
 #include <future>
+#include <memory>
+#include <vector>
 
 #include "core/base/fail_point.h"
 #include "server/rpc/health_canary.h"
@@ -155,6 +157,17 @@ TEST_F(HealthTest, AShardThatHangsIsToldToWhoWatches) {
   server_->Drain(0);
   EXPECT_EQ(all.Next(), 2);
   EXPECT_EQ(by_name.Next(), 2);
+}
+
+TEST_F(HealthTest, WatchersAreBoundedAndWhoLeavesMakesRoom) {
+  std::vector<std::unique_ptr<Watch>> watchers;
+  const auto more = [&] { return watchers.emplace_back(std::make_unique<Watch>(server_->addresses()[0], ""))->Next(); };
+  int first = 0;
+  while (watchers.size() < 1000 && (first = more()) == 1) continue;
+  EXPECT_EQ(first, -1) << "there is no bound";
+  EXPECT_GT(watchers.size(), 100u);
+  watchers.erase(watchers.begin());
+  while (more() != 1) watchers.pop_back();  // noticed in a moment
 }
 
 }  // namespace
