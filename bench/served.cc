@@ -63,10 +63,13 @@ Served::Served(const std::vector<std::string>& command, const std::vector<size_t
   }
   if (!child_->WaitForText("listening on ")) Die("a server did not start:\n" + child_->said());
   address_ = Behind(child_->said(), "listening on ", " \n");
-  metrics_ = Behind(child_->said(), "metrics on http://", "/");
 }
 
-double Served::Metric(const std::string& name) const {
+double Served::Metric(const std::string& name) {
+  if (metrics_.empty()) {
+    if (!child_->WaitForText("metrics on ")) Die("the server has no metrics:\n" + child_->said());
+    metrics_ = Behind(child_->said(), "metrics on http://", "/");
+  }
   const auto metrics = Must(client::Metrics::Parse(Must(client::HttpGet(metrics_, "/metrics", absl::Seconds(10)))));
   if (!metrics.Has(name)) Die("the server has no metric " + name);
   return metrics.Sum(name);

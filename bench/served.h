@@ -36,7 +36,7 @@ class Served {
   const std::string& address() const { return address_; }
   pid_t pid() const { return child_->pid(); }
   // A number out of lstm-server's metrics, all labels together.
-  double Metric(const std::string& name) const;
+  double Metric(const std::string& name);
   testing::Child& child() { return *child_; }
 
  private:
