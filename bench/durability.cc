@@ -3,7 +3,7 @@
 // against PROCESS in the same run, turn about; CPU time of the thread, and how long turns wait for their answers. The network's
 // cost would only make the ratio smaller.
 //
-//   bench-durability [STATE_DIR] [ROUNDS]     STATE_DIR: where the slab lies, default /dev/shm
+//   bench-durability [STATE_DIR] [ROUNDS] [--json]     STATE_DIR: where the slab lies, default /dev/shm
 #include <time.h>
 #include <unistd.h>
 
@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/row.h"
 #include "server/store/slab.h"
 #include "tests/support/random_model.h"
 #include "tests/support/shard_world.h"
@@ -152,10 +153,10 @@ double Median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-int Main(const std::string& parent, int rounds) {
+int Main(const std::string& parent, int rounds, bool json) {
   const std::string directory = parent + "/lstm-bench-" + std::to_string(getpid());
   bool all = true;
-  std::printf("| model | turns | VOLATILE ns/step | PROCESS ns/step | cost | bar | p99 of a turn, VOLATILE us | PROCESS us | longer by | bar | holds |\n|---|---|---|---|---|---|---|---|---|---|---|\n");
+  if (!json) std::printf("| model | turns | VOLATILE ns/step | PROCESS ns/step | cost | bar | p99 of a turn, VOLATILE us | PROCESS us | longer by | bar | holds |\n|---|---|---|---|---|---|---|---|---|---|---|\n");
   for (const auto& [hidden, bar] : {std::pair<int64_t, double>{128, 5}, {512, 2}, {1024, 1}}) {
     for (const auto& [steps, ahead] : {std::pair<uint32_t, uint32_t>{1, 1}, {16, 8}}) {
       auto slab = Must(server::Slab::Open({.directory = directory}));
@@ -184,8 +185,13 @@ int Main(const std::string& parent, int rounds) {
       const double wait = Median(longer);
       const bool holds = median <= bar && wait <= kWaitBarUs;
       all = all && holds;
-      std::printf("| 2 x %ld | T = %u, %u ahead | %.0f | %.0f | %.2f %% | %.0f %% | %.1f | %.1f | %.1f | %.0f | %s |\n", static_cast<long>(hidden), steps, ahead,
-                  Median(plain), Median(stored), median, bar, Median(plain_wait), Median(stored_wait), wait, kWaitBarUs, holds ? "yes" : "no");
+      if (json) {
+        bench::Emit({{"row", "durability"}, {"h", hidden}, {"steps", steps}, {"ahead", ahead}, {"volatile_ns", Median(plain)}, {"process_ns", Median(stored)}, {"cost_percent", median},
+                     {"cost_bar_percent", bar}, {"volatile_p99_us", Median(plain_wait)}, {"process_p99_us", Median(stored_wait)}, {"longer_us", wait}, {"longer_bar_us", kWaitBarUs}}, true);
+      } else {
+        std::printf("| 2 x %ld | T = %u, %u ahead | %.0f | %.0f | %.2f %% | %.0f %% | %.1f | %.1f | %.1f | %.0f | %s |\n", static_cast<long>(hidden), steps, ahead,
+                    Median(plain), Median(stored), median, bar, Median(plain_wait), Median(stored_wait), wait, kWaitBarUs, holds ? "yes" : "no");
+      }
       std::fflush(stdout);
       std::filesystem::remove_all(directory);
     }
@@ -196,4 +202,8 @@ int Main(const std::string& parent, int rounds) {
 }  // namespace
 }  // namespace lstm
 
-int main(int argc, char** argv) { return lstm::Main(argc > 1 ? argv[1] : "/dev/shm", argc > 2 ? std::atoi(argv[2]) : 61); }
+int main(int argc, char** argv) {
+  std::vector<std::string> words(argv + 1, argv + argc);
+  const bool json = std::erase(words, "--json") > 0;
+  return lstm::Main(!words.empty() ? words[0] : "/dev/shm", words.size() > 1 ? std::atoi(words[1].c_str()) : 61, json);
+}

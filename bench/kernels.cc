@@ -9,6 +9,7 @@
 #include "bench/machine_limits.h"
 #include "bench/measure.h"
 #include "bench/raw_onednn.h"
+#include "bench/row.h"
 #include "core/kernels/kernel.h"
 #include "tests/support/random_model.h"
 
@@ -60,14 +61,16 @@ struct Options {
   std::vector<int> batch = {1, 4, 8, 16, 64};
   int64_t in = 0;  // 0: as wide as hidden
   int samples = 15;
-  bool alone = false;
+  bool alone = false, json = false;
 };
 
 void Compare(const Options& o) {
-  std::printf("%s, f32, %s; microseconds of CPU a step, medians of %d samples; ratios are medians of ratios within a sample\n\n",
-              o.cell.c_str(), VectorName(), o.samples);
-  std::printf("| H | B | limit | fused | of the limit | GFLOP/s | oneDNN as we use it | ratio | oneDNN batched | ratio |\n"
-              "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n");
+  if (!o.json) {
+    std::printf("%s, f32, %s; microseconds of CPU a step, medians of %d samples; ratios are medians of ratios within a sample\n\n",
+                o.cell.c_str(), VectorName(), o.samples);
+    std::printf("| H | B | limit | fused | of the limit | GFLOP/s | oneDNN as we use it | ratio | oneDNN batched | ratio |\n"
+                "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n");
+  }
   for (const int h : o.hidden) {
     const core::Model model = testing::OneLayer(o.cell, o.in > 0 ? o.in : h, h, 1);
     double weights = 0;
@@ -87,8 +90,10 @@ void Compare(const Options& o) {
       if (raw != nullptr) calls.push_back([&] { raw->Step(); });
       const auto times = Alternate(calls, o.samples);
       const double flop = 2 * weights * b;
-      std::vector<double> limit, part;
+      std::vector<double> limit, part, of_read, of_peak;
       for (size_t s = 0; s < times[0].size(); ++s) {
+        of_read.push_back(times[2][s] / times[0][s]);
+        of_peak.push_back(times[1][s] * flop / PeakFlop() / times[0][s]);
         limit.push_back(std::max(times[2][s], times[1][s] * flop / PeakFlop()));
         part.push_back(limit.back() / times[0][s]);
       }
@@ -98,6 +103,15 @@ void Compare(const Options& o) {
         return Median(all);
       };
       const double mine = Median(times[0]);
+      if (o.json) {
+        Row row{{"row", "kernel"}, {"cell", o.cell}, {"weights", "f32"}, {"h", h}, {"b", b}, {"vector", VectorName()}, {"limit_us", Median(limit) * 1e6}, {"fused_us", mine * 1e6},
+                {"of_limit", Median(part)}, {"of_read", Median(of_read)}, {"of_peak", Median(of_peak)}, {"gflops", flop / mine / 1e9}};
+        const auto other = [&](const char* name, size_t which) { row.update({{std::string(name) + "_us", Median(times[which]) * 1e6}, {std::string(name) + "_ratio", ratio(which)}}); };
+        if (onednn) other("onednn", 3);
+        if (raw != nullptr) other("onednn_batched", calls.size() - 1);
+        Emit(row, true);
+        continue;
+      }
       std::printf("| %d | %d | %.2f | %.2f | %.0f %% | %.0f |", h, b, Median(limit) * 1e6, mine * 1e6, 100 * Median(part), flop / mine / 1e9);
       for (size_t other = 3; other < 5; ++other) {
         if (other < times.size()) {
@@ -124,6 +138,7 @@ int main(int argc, char** argv) {
   app.add_option("--batch", o.batch, "Rows")->delimiter(',');
   app.add_option("--in", o.in, "Input width; 0: that of the layer");
   app.add_flag("--alone", o.alone, "Without oneDNN, whose weights push those of the other out of the caches");
+  app.add_flag("--json", o.json, "A JSON object a line");
   app.add_option("--samples", o.samples, "Samples of each engine")->check(CLI::Range(1, 1000));
   CLI11_PARSE(app, argc, argv);
   lstm::bench::Compare(o);

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "bench/measure.h"
+#include "bench/row.h"
 #include "client/cpp/client.h"
 #include "client/cpp/session.h"
 #include "client/cpp/stream.h"
@@ -35,6 +36,7 @@ constexpr milliseconds kHeld(150);  // a connection that holds for less is not m
 struct Options {
   size_t drops = 1000, kills = 5, sessions = 10'000, clients = 4, streams = 4;
   std::string state_dir = "/tmp";
+  bool json = false;
 };
 
 v1::Step Reading() {
@@ -129,8 +131,12 @@ bench::Sample Resumes(const testing::Server& server, size_t drops) {
   return sample;
 }
 
-bool Report(const char* what, const bench::Sample& sample) {
+bool Report(const char* what, const bench::Sample& sample, bool json) {
   const bool holds = sample.At(0.99) <= kDropBarMs;
+  if (json) {
+    bench::Emit({{"row", "drop"}, {"how", what}, {"drops", sample.size()}, {"p50_ms", sample.At(0.5)}, {"p99_ms", sample.At(0.99)}, {"max_ms", sample.At(1)}, {"p99_bar_ms", kDropBarMs}}, true);
+    return holds;
+  }
   std::printf("| %s | %zu | %.2f | %.2f | %.2f | %.0f%% of %.0f ms | %s |\n", what, sample.size(), sample.At(0.5), sample.At(0.99), sample.At(1),
               sample.At(0.99) / kDropBarMs * 100, kDropBarMs, holds ? "yes" : "no");
   std::fflush(stdout);
@@ -203,9 +209,14 @@ bool Round(testing::Server& server, Crowd& crowd, const Options& options, bool k
   const auto us_each = [&](double seconds) { return seconds / static_cast<double>(options.sessions) * 1e6; };
   const double server_cpu = us_each(bench::CpuSeconds(server.process().pid()) - server_began), own_cpu = us_each(bench::CpuSeconds(getpid()) - own_began);
   const bench::Sample sample = crowd.Since(begin);
+  const bool holds = !kill || sample.At(1) <= kKillBarMs;
+  if (options.json) {
+    bench::Emit({{"row", kill ? "kill" : "undisturbed"}, {"sessions", options.sessions}, {"until_it_listens_ms", bench::Ms(begin - killed)}, {"p50_ms", sample.At(0.5)}, {"p99_ms", sample.At(0.99)},
+                 {"last_ms", sample.At(1)}, {"last_from_kill_ms", crowd.Since(killed).At(1)}, {"server_cpu_us", server_cpu}, {"client_cpu_us", own_cpu}, {"last_bar_ms", kKillBarMs}}, true);
+    return holds;
+  }
   std::printf("| %s | %.0f | %.0f | %.0f | %.0f | %.0f | %.0f | %.1f | %.1f |", kill ? "killed" : "undisturbed", bench::Ms(begin - killed), sample.At(0), sample.At(0.5),
               sample.At(0.99), sample.At(1), crowd.Since(killed).At(1), server_cpu, own_cpu);
-  const bool holds = !kill || sample.At(1) <= kKillBarMs;
   kill ? std::printf(" %.0f%% of %.0f ms | %s |\n", sample.At(1) / kKillBarMs * 100, kKillBarMs, holds ? "yes" : "no") : std::printf(" | |\n");
   std::fflush(stdout);
   return holds;
@@ -217,14 +228,16 @@ int Main(const Options& options) {
   {
     testing::Server server(LSTM_BENCH_SERVER, directory);
     if (!server.Start()) bench::Die(server.log());
-    std::printf("| from the cut of a connection to the first new answer, ms | drops | p50 | p99 | max | p99 to the bar | holds |\n|---|---|---|---|---|---|---|\n");
-    all &= Report("the library, nothing under way", Drops(server, options.drops, 0));
-    all &= Report("the library, 4 turns under way", Drops(server, options.drops, 4));
-    all &= Report("connect, Resume and Step by hand, at once", Resumes(server, options.drops));
+    if (!options.json) std::printf("| from the cut of a connection to the first new answer, ms | drops | p50 | p99 | max | p99 to the bar | holds |\n|---|---|---|---|---|---|---|\n");
+    all &= Report("the library, nothing under way", Drops(server, options.drops, 0), options.json);
+    all &= Report("the library, 4 turns under way", Drops(server, options.drops, 4), options.json);
+    all &= Report("connect, Resume and Step by hand, at once", Resumes(server, options.drops), options.json);
     Crowd crowd(server, options);
-    std::printf("\n%zu sessions on %zu streams of %zu clients, each with a turn that waits\n\n", options.sessions, crowd.streams(), options.clients);
-    std::printf("| server | until it listens, ms | from there: first | p50 | p99 | last | last from the kill | server CPU us/session | client CPU | last to the bar | holds |\n"
-                "|---|---|---|---|---|---|---|---|---|---|---|\n");
+    if (!options.json) {
+      std::printf("\n%zu sessions on %zu streams of %zu clients, each with a turn that waits\n\n", options.sessions, crowd.streams(), options.clients);
+      std::printf("| server | until it listens, ms | from there: first | p50 | p99 | last | last from the kill | server CPU us/session | client CPU | last to the bar | holds |\n"
+                  "|---|---|---|---|---|---|---|---|---|---|---|\n");
+    }
     Round(server, crowd, options, false);
     for (size_t k = 0; k < options.kills; ++k) all &= Round(server, crowd, options, true);
   }
@@ -243,6 +256,7 @@ int main(int argc, char** argv) {
   app.add_option("--sessions", options.sessions)->check(CLI::PositiveNumber);
   app.add_option("--clients", options.clients)->check(CLI::PositiveNumber);
   app.add_option("--streams", options.streams, "of each client")->check(CLI::PositiveNumber);
+  app.add_flag("--json", options.json, "a JSON object a line");
   app.add_option("--state-dir", options.state_dir, "where the state directory is made");
   CLI11_PARSE(app, argc, argv);
   return lstm::Main(options);

@@ -5,7 +5,7 @@
 //
 //   bench-wire [--quick] [--json] [--only CASE]     from the root of the sources
 #include <CLI/CLI.hpp>
-#include <map>
+#include <algorithm>
 
 #include "bench/echo_server.h"
 #include "bench/served.h"
