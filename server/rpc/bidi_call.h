@@ -14,6 +14,7 @@
 #include "server/log/log.h"
 #include "server/rpc/caller.h"
 #include "server/rpc/load_spread.h"
+#include "server/rpc/message_box.h"
 #include "server/rpc/shard_loop.h"
 #include "server/rpc/status_mapping.h"
 
@@ -28,7 +29,7 @@ namespace lstm::server {
 //  3. After each round of the loop, Flush sends what the round answered; one write is in flight at a time, and what comes
 //     meanwhile goes with the next.
 //  4. When the client has half-closed and nothing waits, the call finishes with OK; a failed read or write ends it too.
-template <typename Service, typename Request, typename Response>
+template <typename Service, typename Request, typename Response, template <typename> typename Box>
 class BidiCall : public LoopCall {
  public:
   void Flush() override {
@@ -42,7 +43,7 @@ class BidiCall : public LoopCall {
       ++pending_;
       grpc::WriteOptions options;
       if (outgoing_.size() > 1) options.set_buffer_hint();  // the last of them sends them all
-      stream_.Write(outgoing_.front()->message, options, &written_);
+      stream_.Write(*outgoing_.front()->message, options, &written_);
     }
     if (!writing_ && outgoing_.empty()) {
       if (last_) return Finish(*last_);
@@ -122,7 +123,7 @@ class BidiCall : public LoopCall {
     outgoing_.back()->bytes += bytes;
     outgoing_bytes_ += bytes;
     MarkDirty();
-    return &outgoing_.back()->message;
+    return &*outgoing_.back()->message;
   }
   // No message is read any more; once all answers are sent the call ends with `status`.
   void FinishAfterAnswers(const grpc::Status& status) {
@@ -145,12 +146,10 @@ class BidiCall : public LoopCall {
   static constexpr size_t kMessageBytes = 1u << 20;
   static constexpr size_t kKeptMessageBytes = 64u << 10;
   static constexpr size_t kKeptMessages = 2;
-  static constexpr size_t kSmallMessageBytes = 512;
-  static constexpr int kUnseenMessages = 8;
   static constexpr uint64_t kMicros = 1'000'000;
 
   struct Outgoing {
-    Response message;
+    Box<Response> message;
     size_t bytes = 0;
   };
 
@@ -205,17 +204,9 @@ class BidiCall : public LoopCall {
   }
 
   void TakeIncoming() {
-    taking_ = !last_ && !Take(incoming_);
+    taking_ = !last_ && !Take(*incoming_);
     if (taking_) return loop_->Again(this);
-    DropLarge();
-  }
-
-  // A large message is not kept for the next one. To look costs as much as to parse, so that of small messages, which take a hundred
-  // times their bytes at most, only some are looked at: each may leave something that those after it do not use.
-  void DropLarge() {
-    if (++unseen_ < kUnseenMessages && incoming_.ByteSizeLong() <= kSmallMessageBytes) return;
-    unseen_ = 0;
-    if (incoming_.SpaceUsedLong() > 4 * kKeptMessageBytes) incoming_ = Request();
+    incoming_.Renew();
   }
 
   void MaybeRead() {
@@ -223,7 +214,7 @@ class BidiCall : public LoopCall {
     if (backlog_bytes() + outgoing_bytes_ > loop_->options().stream_budget_bytes) return;
     reading_ = true;
     ++pending_;
-    stream_.Read(&incoming_, &read_);
+    stream_.Read(&*incoming_, &read_);
   }
 
   void OnWritten(bool ok) {
@@ -235,7 +226,7 @@ class BidiCall : public LoopCall {
       outgoing_.pop_front();
       outgoing_bytes_ -= sent->bytes;
       if (spare_.size() < kKeptMessages && sent->bytes <= kKeptMessageBytes) {
-        sent->message.Clear();
+        sent->message.Renew();
         sent->bytes = 0;
         spare_.push_back(std::move(sent));
       }
@@ -282,13 +273,12 @@ class BidiCall : public LoopCall {
   Stream stream_{&context_};
   MemberTag<BidiCall> accepted_{this, &BidiCall::OnAccepted}, metadata_{this, &BidiCall::OnWritten}, read_{this, &BidiCall::OnRead},
       written_{this, &BidiCall::OnWritten}, finished_{this, &BidiCall::OnFinished};
-  Request incoming_;
+  Box<Request> incoming_;
   std::deque<std::unique_ptr<Outgoing>> outgoing_;
   std::vector<std::unique_ptr<Outgoing>> spare_;
   size_t outgoing_bytes_ = 0;
   std::optional<grpc::Status> last_;
   int pending_ = 0;  // operations that gRPC has not given back
-  int unseen_ = 0;   // messages since their memory was looked at
   bool reading_ = false, writing_ = false, finishing_ = false, dirty_ = false, done_ = false;
   bool front_in_flight_ = false;  // what is written is outgoing_.front(), not the metadata
   bool half_closed_ = false;      // no more messages will come

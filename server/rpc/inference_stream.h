@@ -26,7 +26,7 @@ struct InferenceCalls {
 // One call of GRPCInferenceService.ModelStreamInfer. Each request is answered by a message of its own, those of one sequence
 // in order. A refusal travels in error_message and the stream goes on; where the client said `triton_grpc_error: true` it is
 // the end of the call instead, with its code, after the answers before it.
-class InferenceStreamCall : public BidiCall<inference::GRPCInferenceService::AsyncService, inference::ModelInferRequest, inference::ModelStreamInferResponse> {
+class InferenceStreamCall : public BidiCall<inference::GRPCInferenceService::AsyncService, inference::ModelInferRequest, inference::ModelStreamInferResponse, HeapBox> {
  public:
   static void Arm(const InferenceCalls& calls);
 

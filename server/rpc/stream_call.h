@@ -7,7 +7,7 @@
 namespace lstm::server {
 
 // One call of Prediction.Stream: a stream of the loop's shard. What a round answers goes out as one message, split at 1 MB.
-class StreamCall : public BidiCall<v1::Prediction::AsyncService, v1::StreamRequest, v1::StreamResponse>, private ResponseSink {
+class StreamCall : public BidiCall<v1::Prediction::AsyncService, v1::StreamRequest, v1::StreamResponse, ArenaBox>, private ResponseSink {
  public:
   // Arms a call on the loop's queue.
   static void Arm(ShardLoop* loop, v1::Prediction::AsyncService* service);
