@@ -119,6 +119,44 @@ void ExpectOnnxRefusedCheaply(const std::string& file) {
   EXPECT_LT(peak - before, 2 * file.size() + (16u << 20)) << model.status();
 }
 
+// A few bytes that name a weight, or a size, again and again.
+TEST(ImportMemoryTest, ConstantsComputedFromNothingAndWeightsNamedTwice) {
+  using W = testing::OnnxWriter;
+  for (const char* op : {"Equal", "Not", "Neg", "Cast", "Range", "ScatterElements"}) {
+    W file;
+    const bool ints = std::string(op) != "Neg" && std::string(op) != "Cast";
+    file.Input(W::Declared("x", {1, 2})).Initializer(W::IntTensor("s", {1}, {1 << 20})).Initializer(W::IntTensor("a", {}, {0})).Initializer(W::IntTensor("b", {}, {1 << 20})).Initializer(W::IntTensor("c", {}, {1}));
+    file.Initializer(W::IntTensor("i", {1}, {0}));
+    file.Node("ConstantOfShape", {"s"}, {"k"}, ints ? W::Bytes(5, W::Bytes(1, "value") + W::Bytes(5, W::IntTensor("", {1}, {1})) + W::Number(20, 4)) : "");
+    for (int n = 0; n < 300; ++n) {
+      std::vector<std::string> in = {"k"};
+      if (std::string(op) == "Equal") in = {"k", "k"};
+      if (std::string(op) == "Range") in = {"a", "b", "c"};
+      if (std::string(op) == "ScatterElements") in = {"k", "i", "i"};
+      file.Node(op, in, {absl::StrCat("o", n)}, std::string(op) == "Cast" ? W::Int("to", 7) : "");
+    }
+    ExpectOnnxRefusedCheaply(file.Node("Frob", {"x"}, {"y"}).Output("y").File());
+  }
+  const std::vector<float> ones(300 * 300, 1);
+  for (const char* op : {"MatMul", "Gemm", "Conv", "Gather"}) {
+    W file;
+    const bool conv = std::string(op) == "Conv", gather = std::string(op) == "Gather";
+    file.Initializer(W::Tensor("w", conv ? Shape{300, 300, 1} : Shape{300, 300}, ones));
+    file.Input(gather ? W::Declared("x", {1}, 7) : W::Declared("x", conv ? Shape{1, 300, 1} : Shape{1, 300}));
+    std::string at = "x";
+    for (int n = 0; n < 3000; ++n) {
+      const std::string to = absl::StrCat("o", n);
+      file.Node(op, gather ? std::vector<std::string>{"w", "x"} : std::vector<std::string>{at, "w"}, {to});
+      if (!gather) at = to;
+    }
+    ExpectOnnxRefusedCheaply(file.Node("Frob", {at}, {"y"}).Output("y").File());
+  }
+  W cells;
+  cells.Initializer(W::Tensor("w", {1, 600, 150}, ones)).Initializer(W::Tensor("r", {1, 600, 150}, ones)).Input(W::Declared("x", {-2, 1, 150}));
+  for (int n = 0; n < 300; ++n) cells.Node("LSTM", {"x", "w", "r"}, {absl::StrCat("o", n)});
+  ExpectOnnxRefusedCheaply(cells.Node("Frob", {"o0"}, {"y"}).Output("y").File());
+}
+
 TEST(ImportMemoryTest, GraphsThatAskForMoreThanTheyBring) {
   using W = testing::OnnxWriter;
   const std::string end = W::Bytes(8, W::Number(2, 17));
