@@ -153,8 +153,8 @@ absl::Status Lowering::RunIf(Call& call) {
 }
 
 absl::Status Lowering::RunNode(std::string_view message) {
-  if (--budget_ < 0) return absl::ResourceExhaustedError("the graph, or the constants that it computes, are too large to be tried in so many readings: the manifest can say where time flows, onnx { input { name: ... time: ... } }");
   LSTM_ASSIGN_OR_RETURN(const NodeView node, ReadNode(message));
+  if (--budget_ < 0) return absl::ResourceExhaustedError(absl::StrCat(node.Described(), ": the graph, or the constants that it computes, are too large to be tried in so many readings: the manifest can say where time flows, onnx { input { name: ... time: ... } }"));
   Call call{node, {}, std::vector<ValPtr>(node.outputs.size())};
   for (std::string_view name : node.inputs) {
     if (name.empty()) {

@@ -101,9 +101,10 @@ std::optional<Lowering::Origin> Lowering::Composed(const Source& import, const O
   }
   if (how.kind != SequenceRead::kEach) return std::nullopt;
   if (how.plain() && ((whole_length && there.rate == here.rate) || import.stage == stage_)) return inner;
-  if (!whole_length || !same_frames || there.rate != here.rate || how.stride != 1) return std::nullopt;
+  if (!whole_length || !same_frames) return std::nullopt;
   Origin out = how;
   out.source = inner.source;
+  if (there.rate != here.rate || how.stride != 1) return inner.plain() && !how.reversed ? std::optional(out) : std::nullopt;
   if (inner.plain()) return out;
   if (!inner.reversed || !how.reversed || inner.shift != 0 || how.shift != 0) return std::nullopt;
   out.reversed = false;
