@@ -12,11 +12,24 @@ namespace lstm::core::onnx {
 
 // Integers and truth values of every step are ids where they look something up. Where they are computed with, the input is
 // one of floats: clients send the same numbers.
-absl::Status Lowering::AsFloats(const Val& val) {
-  const Source* source = &sources_[static_cast<size_t>(val.at(0).source)];
+absl::StatusOr<ValPtr> Lowering::AsFloats(const ValPtr& val) {
+  const Source* source = &sources_[static_cast<size_t>(val->at(0).source)];
   if (source->kind == Source::kImport) source = &sources_[static_cast<size_t>(source->origin.source)];
-  if (source->kind == Source::kInput && reading_.floats.insert(source->input).second) return absl::AbortedError("integers are computed with");
-  return Refuse("computes with integers of every step, which are ids alone");
+  if (source->kind != Source::kInput) return Refuse("computes with integers of every step, which are ids alone");
+  const auto ids = reading_.looked_up.find(source->input);
+  if (ids == reading_.looked_up.end()) {
+    if (reading_.floats.insert(source->input).second) return absl::AbortedError("integers are computed with");
+    return Refuse("computes with integers of every step, which are ids alone");
+  }
+  // An id as a number: what a table of numbers has for it.
+  LSTM_RETURN_IF_ERROR(Affordable(ids->second));
+  Tensor table{true, {ids->second, 1}, {}, {}};
+  for (int64_t i = 0; i < ids->second; ++i) table.floats.push_back(static_cast<float>(i));
+  LSTM_ASSIGN_OR_RETURN(const ValPtr number, Embedding(MakeConstantVal(std::move(table)), *val));
+  auto out = std::make_shared<Val>(*Reshaped(*number, val->shape));
+  out->labels = val->labels;
+  out->time = val->time;
+  return ValPtr(out);
 }
 
 absl::Status Lowering::DecideComputed(Call& call) {

@@ -36,6 +36,7 @@ struct Reading {
   std::set<int> constants;                      // inputs that data given beside the graph fixes
   std::set<std::string, std::less<>> plain_cells;  // cells in plain ops: something reads what a cell's kernel keeps to itself
   std::set<int> floats;                         // inputs of integers, or truth values, that are computed with
+  std::map<int, int64_t> looked_up;             // those of them that are ids too, and how many there are
   bool lengths = false;                         // a recurrent node reads how long its sequence is
 };
 
@@ -237,7 +238,7 @@ class Lowering {
   absl::StatusOr<ValPtr> Activated(const Val& val, ActivationOp op);
   absl::StatusOr<ValPtr> Scaled(const Val& val, double scale, double offset);
   absl::StatusOr<ValPtr> Linear(const Val& val, ConstantPtr weight, ConstantPtr bias);
-  absl::Status AsFloats(const Val& val);
+  absl::StatusOr<ValPtr> AsFloats(const ValPtr& val);
   absl::Status Decide(Call& call);
   absl::Status DecideComputed(Call& call);
   absl::Status Choose(Call& call, const std::vector<ValPtr>& in);

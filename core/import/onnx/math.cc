@@ -36,10 +36,11 @@ absl::Status Lowering::Math(Call& call) {
   const auto reduce = kReduce.find(op);
   if (unary == kUnary.end() && binary == kBinary.end() && reduce == kReduce.end() && !kOthers.contains(op)) return absl::UnimplementedError("");
   if (!call.has(0)) return Refuse("its first input is missing");
-  const Val& x = call[0];
-  for (const ValPtr& in : call.in) {  // a mask, a number that was counted: computed with as it is
-    if (in && !in->constant() && !in->is_float) LSTM_RETURN_IF_ERROR(AsFloats(*in));
+  for (ValPtr& in : call.in) {  // a mask, a number that was counted: computed with as it is
+    if (!in || in->constant() || in->is_float) continue;
+    LSTM_ASSIGN_OR_RETURN(in, AsFloats(in));
   }
+  const Val& x = call[0];
   if (unary != kUnary.end()) {
     ActivationOp a{unary->second};
     if (a.kind == A::kLeakyRelu) a.alpha = node.Float("alpha", 0.01f);

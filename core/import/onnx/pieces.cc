@@ -94,6 +94,11 @@ absl::StatusOr<ValPtr> Lowering::Embedding(const ValPtr& table_ptr, const Val& i
   const Source* input = ids.elements ? nullptr : &sources_[static_cast<size_t>(ids.source)];
   if (input != nullptr && input->kind == Source::kImport) input = &sources_[static_cast<size_t>(input->origin.source)];
   if (input != nullptr && input->kind != Source::kInput) input = nullptr;
+  if (input != nullptr && ids.is_float && reading_.floats.erase(input->input) > 0) {  // looked up, and computed with
+    if (table.shape.empty()) return absl::InvalidArgumentError("its table is no array of floats");
+    reading_.looked_up[input->input] = table.shape[0];
+    return absl::AbortedError("numbers are ids too");
+  }
   // Nobody said yet which axis is time: what reads this may.
   const bool open = input != nullptr && ids.time < 0 && !ids.is_float && (whole_ || ids.count() > 1);
   if ((ids.count() != 1 && !open) || ids.is_float) return absl::InvalidArgumentError(absl::StrCat("its index is computed in every step, shape ", ShapeString(ids.shape), "; expected one integer id a step"));

@@ -75,6 +75,12 @@ absl::Status Lowering::Structure(Call& call) {
   }
   if (op == "Cast" || op == "CastLike") {
     const int64_t to = op == "CastLike" ? (call.has(1) && call[1].is_float ? 1 : 7) : call.node.Int("to", 1);
+    if (!x.constant() && !x.is_float && to == 9) {
+      LSTM_ASSIGN_OR_RETURN(const ValPtr number, AsFloats(call.in[0]));
+      LSTM_ASSIGN_OR_RETURN(const ValPtr size, Activated(*number, {ActivationKind::kAbs}));
+      LSTM_ASSIGN_OR_RETURN(call.out[0], Activated(*size, {ActivationKind::kSign}));
+      return absl::OkStatus();
+    }
     if (!x.constant() && x.is_float && !IsFloatType(to)) {  // it goes on as floats: truth values are 0 or 1, others whole
       LSTM_ASSIGN_OR_RETURN(const ValPtr size, Activated(x, {ActivationKind::kAbs}));
       LSTM_ASSIGN_OR_RETURN(const ValPtr sign, Activated(to == 9 ? *size : x, {ActivationKind::kSign}));
@@ -89,7 +95,10 @@ absl::Status Lowering::Structure(Call& call) {
       call.out[0] = call.in[0];
       if (!x.constant() || call.node.Int("to", 1) != 9) return absl::OkStatus();
     }
-    if (!x.constant()) return AsFloats(x);
+    if (!x.constant()) {
+      LSTM_ASSIGN_OR_RETURN(call.out[0], AsFloats(call.in[0]));
+      return absl::OkStatus();
+    }
     LSTM_ASSIGN_OR_RETURN(const TensorPtr from, ConstantOf(call, 0, "input"));
     Tensor out{to_float, from->shape, {}, {}};
     if (!to_float && from->size() > static_cast<size_t>(kMaxInts)) return Refuse("gives too many integers");

@@ -232,6 +232,30 @@ TEST(OnnxImportTest, IdsAsOneOfMany) {
   EXPECT_EQ(oracle.Step({{3}})[0], (Vector{-1, -1, -1, 2, -1}));
 }
 
+TEST(OnnxImportTest, IdsThatAreLookedUpAndComparedWithToo) {
+  OnnxWriter file;
+  file.Input(W::Declared("ids", {-1, -2}, 7)).Initializer(W::Tensor("E", {4, 2}, {1, 2, 3, 4, 5, 6, 7, 8})).Initializer(W::IntTensor("pad", {}, {2})).Initializer(W::IntTensor("a", {1}, {-1}));
+  file.Node("Equal", {"ids", "pad"}, {"is"}).Node("Not", {"is"}, {"mask"}).Node("Cast", {"mask"}, {"m"}, W::Int("to", 1)).Node("Unsqueeze", {"m", "a"}, {"mu"});
+  file.Node("Gather", {"E", "ids"}, {"e"}).Node("Mul", {"e", "mu"}, {"y"}).Output("y");
+  const auto model = Import(file.File());
+  ASSERT_TRUE(model.ok()) << model.status();
+  ASSERT_EQ(model->inputs.size(), 1u);
+  EXPECT_EQ(model->inputs[0].limit, 4);
+  testing::Oracle oracle(*model);
+  EXPECT_EQ(oracle.Step({{3}})[0], (Vector{7, 8}));
+  EXPECT_EQ(oracle.Step({{2}})[0], (Vector{0, 0}));
+  EXPECT_EQ(oracle.Step({{0}})[0], (Vector{1, 2}));
+}
+
+TEST(OnnxImportTest, IntegersAsTruth) {
+  OnnxWriter file;
+  file.Input(W::Declared("n", {1, 3}, 7)).Node("Cast", {"n"}, {"b"}, W::Int("to", 9)).Node("Not", {"b"}, {"c"}).Node("Cast", {"c"}, {"y"}, W::Int("to", 1)).Output("y");
+  const auto model = Import(file.File(), "onnx { input { name: 'n' time: -1 state: '' } }");
+  ASSERT_TRUE(model.ok()) << model.status();
+  testing::Oracle oracle(*model);
+  EXPECT_EQ(oracle.Step({{0, 5, -2}})[0], (Vector{1, 0, 0}));
+}
+
 TEST(OnnxImportTest, IntegersThatAreOnlyPassedOnNobodySends) {
   OnnxWriter file;
   file.Input(W::Declared("x", {1, 3})).Input(W::Declared("n", {1}, 7)).Node("Tanh", {"x"}, {"y"}).Node("Identity", {"n"}, {"m"}).Output("y").Output("m");
