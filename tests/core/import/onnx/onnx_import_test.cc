@@ -247,6 +247,19 @@ TEST(OnnxImportTest, IdsThatAreLookedUpAndComparedWithToo) {
   EXPECT_EQ(oracle.Step({{0}})[0], (Vector{1, 2}));
 }
 
+TEST(OnnxImportTest, ASumOverTimeIsKeptByTheSession) {
+  for (const bool exclusive : {false, true}) {
+    OnnxWriter file;
+    file.Input(W::Declared("x", {1, -2, 2})).Initializer(W::IntTensor("a", {}, {1})).Node("CumSum", {"x", "a"}, {"y"}, W::Int("exclusive", exclusive)).Output("y");
+    const auto model = Import(file.File());
+    ASSERT_TRUE(model.ok()) << model.status();
+    testing::Oracle oracle(*model);
+    EXPECT_EQ(oracle.Step({{1, 2}})[0], exclusive ? (Vector{0, 0}) : (Vector{1, 2}));
+    EXPECT_EQ(oracle.Step({{-3, 5}})[0], exclusive ? (Vector{1, 2}) : (Vector{-2, 7}));
+    EXPECT_EQ(oracle.Step({{0, 1}})[0], exclusive ? (Vector{-2, 7}) : (Vector{-2, 8}));
+  }
+}
+
 TEST(OnnxImportTest, IntegersAsTruth) {
   OnnxWriter file;
   file.Input(W::Declared("n", {1, 3}, 7)).Node("Cast", {"n"}, {"b"}, W::Int("to", 9)).Node("Not", {"b"}, {"c"}).Node("Cast", {"c"}, {"y"}, W::Int("to", 1)).Output("y");

@@ -298,6 +298,17 @@ TEST(OnnxWholeTest, ReductionsAndSoftmaxOverTime) {
       return x;
     });
   }
+  CheckGraph("each channel normalised over all steps", [](OnnxWriter& f) {
+    f.Initializer(W::Tensor("s", {3}, {1, 2, -1})).Initializer(W::Tensor("b", {3}, {0, 0.5f, 1})).Node("Transpose", {"x"}, {"t"}, W::Ints("perm", {1, 2, 0}));
+    f.Node("InstanceNormalization", {"t", "s", "b"}, {"n"}, W::Real("epsilon", 0.25f)).Node("Transpose", {"n"}, {"y"}, W::Ints("perm", {2, 0, 1}));
+  }, [&](Rows x) {
+    const Rows m = reduced(x, [&](const Vector& v) { return sum(v) / static_cast<double>(v.size()); });
+    const double scale[] = {1, 2, -1}, bias[] = {0, 0.5, 1};
+    for (Vector& row : x) for (size_t i = 0; i < 3; ++i) row[i] -= m[0][i];
+    const Rows v = reduced(x, [&](const Vector& c) { double s = 0; for (double a : c) s += a * a; return s / static_cast<double>(c.size()); });
+    for (Vector& row : x) for (size_t i = 0; i < 3; ++i) row[i] = row[i] / std::sqrt(v[0][i] + 0.25) * scale[i] + bias[i];
+    return x;
+  });
   // Attention that pools: the shares of the steps, and the steps by their shares.
   CheckGraph("attention", [](OnnxWriter& f) {
     f.Initializer(W::Tensor("A", {3, 1}, {0.5f, -1, 2})).Node("MatMul", {"x", "A"}, {"s"}).Node("Softmax", {"s"}, {"p"}, W::Int("axis", 0));
