@@ -7,6 +7,7 @@
 // A Markdown table, and behind it a line for each figure that has a bar: name, value, bar, holds or missed.
 #include <grpcpp/create_channel.h>
 #include <sched.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -38,15 +39,13 @@ struct Options {
   bool quick = false;
 };
 
-// Confined to the first core, or to all but the first, with all that it starts from here on.
-void RunOn(bool first, const cpu_set_t& allowed) {
-  cpu_set_t wanted;
-  CPU_ZERO(&wanted);
-  bool seen = false;
+// The server's shard pins itself to the first core; what loads it is kept off that one.
+void LeaveFirst(const cpu_set_t& allowed) {
+  cpu_set_t wanted = allowed;
   for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
     if (!CPU_ISSET(cpu, &allowed)) continue;
-    if (seen != first) CPU_SET(cpu, &wanted);
-    seen = true;
+    CPU_CLR(cpu, &wanted);
+    break;
   }
   if (CPU_COUNT(&wanted) > 0) sched_setaffinity(0, sizeof(wanted), &wanted);
 }
@@ -54,10 +53,10 @@ void RunOn(bool first, const cpu_set_t& allowed) {
 class ServerProcess {
  public:
   ServerProcess(const cpu_set_t& allowed, double max_wait_ms) {
-    RunOn(true, allowed);
+    sched_setaffinity(0, sizeof(allowed), &allowed);  // for the child
     child_ = std::make_unique<testing::Child>(std::vector<std::string>{LSTM_BENCH_SERVER, "--listen", "127.0.0.1:0", "--http-listen", "", "--metrics-listen", "", "--models", "models/repository", "--shards", "1",
                                                                        "--max-wait-ms", std::to_string(static_cast<int>(std::ceil(max_wait_ms)))});
-    RunOn(false, allowed);
+    LeaveFirst(allowed);
     const auto line = child_->WaitForText(testing::kListening);
     if (!line) Die("the server did not start: " + child_->said());
     address_ = line->substr(line->rfind(' ') + 1);
@@ -105,6 +104,28 @@ std::string Text(const char* format, Values... values) {
   return text;
 }
 
+// Of what loads the server, since the last look: near the cores that it has, its own waits are what is measured.
+class Busy {
+ public:
+  std::string Look() {
+    const double cpu = Cpu();
+    const auto now = Clock::now();
+    const double share = (cpu - cpu_) / std::chrono::duration<double>(now - at_).count();
+    cpu_ = cpu;
+    at_ = now;
+    return Text("%.2f cores", share);
+  }
+
+ private:
+  static double Cpu() {
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    return static_cast<double>(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) + static_cast<double>(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) * 1e-6;
+  }
+  double cpu_ = Cpu();
+  Clock::time_point at_ = Clock::now();
+};
+
 // The most that is answered at any rate that is offered.
 double Peak(Swarm& swarm, double about, double seconds) {
   double peak = 0;
@@ -131,11 +152,13 @@ void Overload(const Options& o, const cpu_set_t& allowed, double& max_wait_ms) {
   swarm.Run(kTimes * peak, part);  // until the memory is what it needs
   std::vector<double> resident;
   std::promise<void> over;
+  Busy busy;
   std::thread watch([&, end = over.get_future()] {
     do resident.push_back(server.ResidentMb());
     while (end.wait_for(std::chrono::milliseconds(250)) == std::future_status::timeout);
   });
   const Swarm::Figures loaded = swarm.Run(kTimes * peak, seconds);
+  const std::string generator = busy.Look();
   over.set_value();
   watch.join();
 
@@ -152,6 +175,7 @@ void Overload(const Options& o, const cpu_set_t& allowed, double& max_wait_ms) {
   Row("of it in the shard", Text("%.2f ms; unloaded %.2f", loaded.inside.At(0.99), unloaded.inside.At(0.99)), "");
   Row("p99 of a refusal", Text("%.2f ms (%.0f a second)", refusal, static_cast<double>(loaded.refused) / seconds), "5 ms");
   Row("memory, second half against first", Text("%.0f MB, %.2f times", before, grown), "1.02 times");
+  Row("CPU of what loads the server", generator, "");
   Judge("overload_offered_times", reached, 0.95 * kTimes, reached >= 0.95 * kTimes);
   Judge("overload_goodput", goodput, kGoodputBar, goodput >= kGoodputBar);
   Judge("overload_admitted_p99_times", latency, kLatencyBar, latency <= kLatencyBar);
@@ -167,6 +191,8 @@ void HogBesideOthers(const Options& o, const cpu_set_t& allowed, double max_wait
   const double capacity = swarm.Run(0, o.quick ? 1 : 3).rate(), rate = kNormalLoad * capacity;
   std::vector<double> without, with;
   Sample inside[2];
+  Busy busy;
+  std::string generator;
   double times = 0, share = 0;
   for (int round = 0; round < 2; ++round) {  // turn about: both meet the same moods of the machine
     const Swarm::Figures quiet = swarm.Run(rate, seconds);
@@ -174,7 +200,9 @@ void HogBesideOthers(const Options& o, const cpu_set_t& allowed, double max_wait
     inside[0].Add(quiet.inside);
     Hog hog(server.Connect(), model, 1);
     hog.Begin(kHogTimes * rate / kNormal);
+    busy.Look();
     const Swarm::Figures beside = swarm.Run(rate, seconds);
+    generator = busy.Look();
     with.push_back(beside.answers.At(0.99));
     inside[1].Add(beside.inside);
     times = static_cast<double>(hog.sent()) / seconds / (rate / kNormal);
@@ -184,6 +212,7 @@ void HogBesideOthers(const Options& o, const cpu_set_t& allowed, double max_wait
   Row("a session that sends a thousand times as much as each of 99 others", Text("%.0f times were sent, %.0f %% of all answers are its own", times, 100 * share), "1,000 times");
   Row("p99 of the others", Text("%.2f ms; without it %.2f", (with[0] + with[1]) / 2, (without[0] + without[1]) / 2), "1.5 times");
   Row("of it in the shard", Text("%.2f ms; without it %.2f", inside[1].At(0.99), inside[0].At(0.99)), "");
+  Row("CPU of what loads the server", generator, "");
   Judge("hog_times", times, 0.9 * kHogTimes, times >= 0.9 * kHogTimes);
   Judge("hog_others_p99_times", moved, kHogBar, moved <= kHogBar);
 }
