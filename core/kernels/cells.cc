@@ -34,7 +34,7 @@ class CellKernel : public Kernel {
     return scratch;
   }
 
-  absl::Status Run(int rows, const float* const* state_in, float* const* state_out,
+  absl::Status Run(int /*first*/, int rows, const float* const* state_in, float* const* state_out,
                    KernelScratch& scratch_base) const override {
     auto& scratch = static_cast<Scratch&>(scratch_base);
     const auto n = static_cast<size_t>(rows);

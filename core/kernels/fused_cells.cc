@@ -26,18 +26,19 @@ class FusedCellKernel : public Kernel {
     return scratch;
   }
 
-  absl::Status Run(int rows, const float* const* state_in, float* const* state_out, KernelScratch& scratch_base) const override {
+  absl::Status Run(int first, int rows, const float* const* state_in, float* const* state_out, KernelScratch& scratch_base) const override {
     auto& s = static_cast<Scratch&>(scratch_base);
-    op_->Run(static_cast<size_t>(rows), RowsFrom(0, rows, state_in, state_out, s), *s.op);
+    op_->Run(static_cast<size_t>(rows), RowsFrom(first, rows, state_in, state_out, s), *s.op);
     return absl::OkStatus();
   }
 
-  ManySteps many_steps() const override { return ManySteps::kStepByStep; }
+  bool AnyRows() const override { return true; }
+  ManySteps many_steps() const override { return ManySteps::kInputFirst; }
   void RunInput(int rows, KernelScratch& scratch_base) const override {
     auto& s = static_cast<Scratch&>(scratch_base);
     op_->RunInput(static_cast<size_t>(rows), s.x.data(), *s.op);
   }
-  void RunStep(int first, int rows, const float* const* state_in, float* const* state_out, KernelScratch& scratch_base) const override {
+  void RunRecurrent(int first, int rows, const float* const* state_in, float* const* state_out, KernelScratch& scratch_base) const override {
     auto& s = static_cast<Scratch&>(scratch_base);
     op_->RunRecurrent(static_cast<size_t>(first), static_cast<size_t>(rows), RowsFrom(first, rows, state_in, state_out, s), *s.op);
   }

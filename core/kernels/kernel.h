@@ -19,7 +19,7 @@ inline constexpr int kPaddingRows = 64;
 struct KernelBuffers {
   std::vector<void*> inputs;  // per input of the node; rows beyond the batch may be overwritten with zeros
   void* output;
-  bool many_steps = false;  // RunInput and RunStep are to come too
+  bool many_steps = false;  // RunInput and RunRecurrent are to come too
 };
 
 // What one thread needs to run one kernel. Confined to one thread.
@@ -35,19 +35,18 @@ class Kernel {
 
   virtual std::unique_ptr<KernelScratch> Bind(const KernelBuffers& buffers) const = 0;
 
-  // Computes rows [0, rows) of the output. state_in and state_out point to `rows` whole state rows; a kernel reads and
-  // writes its own tensors alone. INTERNAL when the library fails.
-  virtual absl::Status Run(int rows, const float* const* state_in, float* const* state_out,
-                           KernelScratch& scratch) const = 0;
+  // Computes rows [first, first + rows) of the output; first is 0 unless AnyRows. state_in and state_out point to whole state rows, from
+  // row 0 on; a kernel reads and writes its own tensors alone. INTERNAL when the library fails.
+  virtual absl::Status Run(int first, int rows, const float* const* state_in, float* const* state_out, KernelScratch& scratch) const = 0;
+  virtual bool AnyRows() const { return false; }
 
   // Many steps of the same rows, rows lying step after step: the state_in of a row is the state_out of the same row a step
-  // before. kNo: only step by step, together with the other ops. kRun: Run over all of them does it. kStepByStep: RunInput once
-  // for all rows, then RunStep for the rows of each step in turn.
-  enum class ManySteps { kNo, kRun, kStepByStep };
+  // before. kNo: they cannot be computed in one go. kRun: Run over all rows does it. kInputFirst: RunInput once for all rows, then
+  // RunRecurrent for the rows of each step in turn.
+  enum class ManySteps { kNo, kRun, kInputFirst };
   virtual ManySteps many_steps() const { return ManySteps::kNo; }
   virtual void RunInput(int /*rows*/, KernelScratch& /*scratch*/) const {}
-  // Rows [first, first + rows) of all; state_in and state_out begin with the first of all.
-  virtual void RunStep(int /*first*/, int /*rows*/, const float* const* /*state_in*/, float* const* /*state_out*/, KernelScratch& /*scratch*/) const {}
+  virtual void RunRecurrent(int /*first*/, int /*rows*/, const float* const* /*state_in*/, float* const* /*state_out*/, KernelScratch& /*scratch*/) const {}
 
   // What computes it: "oneDNN 2.6.3 brgemm:avx512_core, batches of 1 to 64".
   virtual std::string Describe() const = 0;

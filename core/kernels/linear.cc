@@ -20,9 +20,10 @@ class LinearKernel : public Kernel {
     return op_->Bind(static_cast<float*>(buffers.inputs[0]), static_cast<float*>(buffers.output));
   }
 
-  absl::Status Run(int rows, const float* const*, float* const*, KernelScratch& scratch) const override {
-    return op_->Run(rows * rows_per_step_, scratch);
+  absl::Status Run(int first, int rows, const float* const*, float* const*, KernelScratch& scratch) const override {
+    return op_->Run(first * rows_per_step_, rows * rows_per_step_, scratch);
   }
+  bool AnyRows() const override { return op_->AnyRows(); }
   ManySteps many_steps() const override { return ManySteps::kRun; }
 
   std::string Describe() const override { return op_->Describe(); }
@@ -65,12 +66,13 @@ class Conv1dKernel : public Kernel {
     return scratch;
   }
 
-  absl::Status Run(int rows, const float* const* state_in, float* const* state_out,
+  absl::Status Run(int first, int rows, const float* const* state_in, float* const* state_out,
                    KernelScratch& scratch_base) const override {
     auto& scratch = static_cast<Scratch&>(scratch_base);
-    const size_t n = static_cast<size_t>(rows), per_group = channels_ / groups_, out_per_group = out_ / groups_;
+    const auto begin = static_cast<size_t>(first), end = static_cast<size_t>(first + rows);
+    const size_t per_group = channels_ / groups_, out_per_group = out_ / groups_;
     const size_t frames = (taps_ - 1) * dilation_;
-    for (size_t r = 0; r < n; ++r) {  // the new context of a row may be the old one of a later row
+    for (size_t r = begin; r < end; ++r) {  // the new context of a row may be the old one of a later row
       const float* old = state_in[r] + context_offset_;
       for (size_t g = 0; g < groups_; ++g) {
         float* window = scratch.groups[g].window.data() + r * taps_ * per_group;
@@ -86,15 +88,16 @@ class Conv1dKernel : public Kernel {
     }
     for (size_t g = 0; g < groups_; ++g) {
       Group& group = scratch.groups[g];
-      LSTM_RETURN_IF_ERROR(parts_[g]->Run(rows, *group.bound));
+      LSTM_RETURN_IF_ERROR(parts_[g]->Run(first, rows, *group.bound));
       if (groups_ > 1) {
-        for (size_t r = 0; r < n; ++r) {
+        for (size_t r = begin; r < end; ++r) {
           std::copy_n(group.y.data() + r * out_per_group, out_per_group, scratch.y + r * out_ + g * out_per_group);
         }
       }
     }
     return absl::OkStatus();
   }
+  bool AnyRows() const override { return parts_[0]->AnyRows(); }
   ManySteps many_steps() const override { return ManySteps::kRun; }
 
   std::string Describe() const override { return parts_[0]->Describe(); }

@@ -20,8 +20,7 @@ using RowFunction = std::function<void(const RowView&)>;
 
 class PlumbingKernel : public Kernel {
  public:
-  PlumbingKernel(std::vector<size_t> widths, size_t out, RowFunction row, bool has_state)
-      : widths_(std::move(widths)), out_(out), row_(std::move(row)), has_state_(has_state) {}
+  PlumbingKernel(std::vector<size_t> widths, size_t out, RowFunction row) : widths_(std::move(widths)), out_(out), row_(std::move(row)) {}
 
   std::unique_ptr<KernelScratch> Bind(const KernelBuffers& buffers) const override {
     auto scratch = std::make_unique<Scratch>();
@@ -30,17 +29,17 @@ class PlumbingKernel : public Kernel {
     return scratch;
   }
 
-  absl::Status Run(int rows, const float* const* state_in, float* const* state_out, KernelScratch& scratch_base) const override {
+  absl::Status Run(int first, int rows, const float* const* state_in, float* const* state_out, KernelScratch& scratch_base) const override {
     auto& scratch = static_cast<Scratch&>(scratch_base);
-    for (size_t r = 0; r < static_cast<size_t>(rows); ++r) {
+    for (auto r = static_cast<size_t>(first); r < static_cast<size_t>(first + rows); ++r) {
       for (size_t i = 0; i < widths_.size(); ++i) scratch.rows[i] = static_cast<const float*>(scratch.buffers.inputs[i]) + r * widths_[i];
       row_({scratch.rows.data(), static_cast<float*>(scratch.buffers.output) + r * out_, state_in[r], state_out[r]});
     }
     return absl::OkStatus();
   }
 
-  // What is read of a state is not there before the ops that write it have run.
-  ManySteps many_steps() const override { return has_state_ ? ManySteps::kNo : ManySteps::kRun; }
+  bool AnyRows() const override { return true; }
+  ManySteps many_steps() const override { return ManySteps::kRun; }
   std::string Describe() const override { return "row by row"; }
 
  private:
@@ -51,7 +50,6 @@ class PlumbingKernel : public Kernel {
   std::vector<size_t> widths_;
   size_t out_;
   RowFunction row_;
-  bool has_state_;
 };
 
 // A selection of scattered elements, or of runs too short for a call each.
@@ -151,7 +149,6 @@ absl::StatusOr<std::unique_ptr<const Kernel>> MakePlumbingKernel(const KernelCon
   for (ValueId id : node.inputs) widths.push_back(static_cast<size_t>(CheckedElementCount(shape_of(id))));
   const auto out = static_cast<size_t>(CheckedElementCount(shape_of(node.output)));
   RowFunction row;
-  const bool has_state = std::holds_alternative<StateReadOp>(node.op) || std::holds_alternative<StateWriteOp>(node.op);
   if (const auto* read = std::get_if<StateReadOp>(&node.op)) {
     row = [offset = (*context.state_offsets)[static_cast<size_t>(read->state)], out](const RowView& r) { std::copy_n(r.state_in + offset, out, r.out); };
   } else if (const auto* write = std::get_if<StateWriteOp>(&node.op)) {
@@ -168,7 +165,7 @@ absl::StatusOr<std::unique_ptr<const Kernel>> MakePlumbingKernel(const KernelCon
   } else {
     row = MatMul(shape_of(node.inputs[0]), shape_of(node.inputs[1]));
   }
-  return std::make_unique<const PlumbingKernel>(std::move(widths), out, std::move(row), has_state);
+  return std::make_unique<const PlumbingKernel>(std::move(widths), out, std::move(row));
 }
 
 }  // namespace lstm::core

@@ -28,10 +28,10 @@ class RowKernel : public Kernel {
     return scratch;
   }
 
-  absl::Status Run(int rows, const float* const*, float* const*, KernelScratch& scratch_base) const override {
+  absl::Status Run(int first, int rows, const float* const*, float* const*, KernelScratch& scratch_base) const override {
     auto& scratch = static_cast<Scratch&>(scratch_base);
     auto* out = static_cast<float*>(scratch.buffers.output);
-    for (size_t r = 0; r < static_cast<size_t>(rows); ++r) {
+    for (auto r = static_cast<size_t>(first); r < static_cast<size_t>(first + rows); ++r) {
       for (size_t i = 0; i < input_bytes_.size(); ++i) {
         scratch.rows[i] = static_cast<const std::byte*>(scratch.buffers.inputs[i]) + r * input_bytes_[i];
       }
@@ -40,6 +40,7 @@ class RowKernel : public Kernel {
     return absl::OkStatus();
   }
 
+  bool AnyRows() const override { return true; }
   ManySteps many_steps() const override { return ManySteps::kRun; }
   std::string Describe() const override { return "row by row"; }
 

@@ -19,7 +19,8 @@ class OneDnnProduct : public ProductKernel {
     scratch->bound = op_->Bind({x, nullptr, nullptr, y, nullptr});
     return scratch;
   }
-  absl::Status Run(int rows, KernelScratch& scratch) const override { return op_->Run(rows, *static_cast<Scratch&>(scratch).bound); }
+  bool AnyRows() const override { return false; }
+  absl::Status Run(int /*first*/, int rows, KernelScratch& scratch) const override { return op_->Run(rows, *static_cast<Scratch&>(scratch).bound); }
   std::string Describe() const override { return op_->Describe(); }
 
  private:
@@ -43,9 +44,10 @@ class FusedProduct : public ProductKernel {
     scratch->op = op_->MakeScratch(max_rows_);
     return scratch;
   }
-  absl::Status Run(int rows, KernelScratch& scratch_base) const override {
+  bool AnyRows() const override { return true; }
+  absl::Status Run(int first, int rows, KernelScratch& scratch_base) const override {
     auto& scratch = static_cast<Scratch&>(scratch_base);
-    op_->Run(static_cast<size_t>(rows), {.x = scratch.x.data(), .out = scratch.y.data()}, *scratch.op);
+    op_->Run(static_cast<size_t>(rows), {.x = scratch.x.data() + first, .out = scratch.y.data() + first}, *scratch.op);
     return absl::OkStatus();
   }
   std::string Describe() const override { return op_->Describe(); }

@@ -21,8 +21,9 @@ class ProductKernel {
 
   // x [N, I] and y [N, O] have room for max_rows + kPaddingRows rows.
   virtual std::unique_ptr<KernelScratch> Bind(float* x, float* y) const = 0;
-  // Rows of x beyond `rows` may be overwritten with zeros.
-  virtual absl::Status Run(int rows, KernelScratch& scratch) const = 0;
+  // Rows [first, first + rows); first is 0 unless AnyRows. Rows of x beyond them may be overwritten with zeros.
+  virtual absl::Status Run(int first, int rows, KernelScratch& scratch) const = 0;
+  virtual bool AnyRows() const = 0;
   virtual std::string Describe() const = 0;
 };
 

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "core/kernels/kernel.h"
+#include "core/program/block_schedule.h"
 #include "core/program/step_program.h"
 
 // Private to core/program: the step program, a kernel for each node.
@@ -37,6 +38,7 @@ class CompiledProgram : public StepProgram {
     sources_.push_back(source);
   }
   uint64_t CostOf(const Node& node) const;
+  void PlanBlocks();
   void LayOutState();
   absl::Status CheckStateOwners() const;
 
@@ -46,6 +48,7 @@ class CompiledProgram : public StepProgram {
 
   std::vector<std::unique_ptr<const Kernel>> kernels_;  // by node
   std::vector<uint64_t> costs_;                         // by node
+  std::vector<BlockUnit> units_;                        // of a block; empty: it cannot be
   std::vector<Source> sources_;                         // by output
   std::vector<std::pair<size_t, size_t>> state_gaps_;   // offset and size of the padding behind a state tensor
 };

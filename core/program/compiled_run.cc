@@ -70,14 +70,14 @@ absl::Status CompiledProgram::Run(std::span<const StepRow> rows, Scratch& scratc
   auto& scratch = static_cast<RunScratch&>(scratch_base);
   Load(rows, scratch);
   for (size_t k = 0; k < kernels_.size(); ++k) {
-    LSTM_RETURN_IF_ERROR(kernels_[k]->Run(static_cast<int>(rows.size()), scratch.state_in.data(), scratch.state_out.data(), *scratch.kernels[k]));
+    LSTM_RETURN_IF_ERROR(kernels_[k]->Run(0, static_cast<int>(rows.size()), scratch.state_in.data(), scratch.state_out.data(), *scratch.kernels[k]));
   }
   Store(rows, scratch);
   return absl::OkStatus();
 }
 
-// Layer after layer: each takes all steps before the next takes the first, so that what it reads again for every step, the
-// weights that meet its own state, stays in the cache.
+// Unit after unit: each takes all steps before the next takes the first, so that what it reads again for every step, the weights
+// that meet its own state, stays in the cache.
 class CompiledProgram::KernelBlock : public Block {
  public:
   explicit KernelBlock(const CompiledProgram& program) : program_(program), scratch_(program.Bind(true)) {}
@@ -85,48 +85,75 @@ class CompiledProgram::KernelBlock : public Block {
   void Begin(std::span<const StepRow> rows, size_t width) override {
     rows_ = rows;
     width_ = width;
-    node_ = next_row_ = 0;
+    unit_ = next_row_ = 0;
     program_.Load(rows_, *scratch_);
   }
 
   absl::StatusOr<bool> Continue() override {
+    const std::vector<BlockUnit>& units = program_.units_;
     uint64_t cost = 0;
-    while (node_ < program_.kernels_.size()) {
-      const Kernel& kernel = *program_.kernels_[node_];
-      const bool by_step = kernel.many_steps() == Kernel::ManySteps::kStepByStep;
-      const uint64_t next = program_.costs_[node_] * (by_step && next_row_ > 0 ? width_ : rows_.size());
+    while (unit_ < units.size()) {
+      const uint64_t next = NextCost(units[unit_]);
       if (cost > 0 && cost + next > kPieceCost) return false;
       cost += next;
-      KernelScratch& scratch = *scratch_->kernels[node_];
-      if (!by_step) {
-        LSTM_RETURN_IF_ERROR(kernel.Run(static_cast<int>(rows_.size()), scratch_->state_in.data(), scratch_->state_out.data(), scratch));
-        ++node_;
-        continue;
-      }
-      if (next_row_ == 0) kernel.RunInput(static_cast<int>(rows_.size()), scratch);
-      kernel.RunStep(static_cast<int>(next_row_), static_cast<int>(width_), scratch_->state_in.data(), scratch_->state_out.data(), scratch);
-      next_row_ += width_;
+      LSTM_ASSIGN_OR_RETURN(const size_t ran, RunNext(units[unit_]));
+      next_row_ += ran;
       if (next_row_ < rows_.size()) continue;
       next_row_ = 0;
-      ++node_;
+      ++unit_;
     }
     program_.Store(rows_, *scratch_);
     return true;
   }
 
  private:
+  bool InputFirst(const BlockUnit& unit) const {
+    return !unit.in_turn && program_.kernels_[unit.nodes[0]]->many_steps() == Kernel::ManySteps::kInputFirst;
+  }
+  uint64_t NextCost(const BlockUnit& unit) const {
+    uint64_t cost = 0;
+    for (size_t node : unit.nodes) cost += program_.costs_[node];
+    return cost * (unit.in_turn || (InputFirst(unit) && next_row_ > 0) ? width_ : rows_.size());
+  }
+
+  // Gives the rows that it ran.
+  absl::StatusOr<size_t> RunNext(const BlockUnit& unit) {
+    const auto first = static_cast<int>(next_row_), width = static_cast<int>(width_), all = static_cast<int>(rows_.size());
+    const float* const* const in = scratch_->state_in.data();
+    float* const* const out = scratch_->state_out.data();
+    if (InputFirst(unit)) {
+      const Kernel& kernel = *program_.kernels_[unit.nodes[0]];
+      KernelScratch& scratch = *scratch_->kernels[unit.nodes[0]];
+      if (first == 0) kernel.RunInput(all, scratch);
+      kernel.RunRecurrent(first, width, in, out, scratch);
+      return width_;
+    }
+    for (size_t node : unit.nodes) {
+      LSTM_RETURN_IF_ERROR(program_.kernels_[node]->Run(first, unit.in_turn ? width : all, in, out, *scratch_->kernels[node]));
+    }
+    return unit.in_turn ? width_ : rows_.size();
+  }
+
   const CompiledProgram& program_;
   const std::unique_ptr<RunScratch> scratch_;
   std::span<const StepRow> rows_;
   size_t width_ = 0;
-  size_t node_ = 0, next_row_ = 0;  // where it goes on
+  size_t unit_ = 0, next_row_ = 0;  // where it goes on
 };
 
-std::unique_ptr<StepProgram::Block> CompiledProgram::MakeBlock() const {
-  for (const auto& kernel : kernels_) {
-    if (kernel->many_steps() == Kernel::ManySteps::kNo) return nullptr;
+void CompiledProgram::PlanBlocks() {
+  std::vector<BlockUnit> units = BlockSchedule(*model_);
+  for (const BlockUnit& unit : units) {
+    for (size_t node : unit.nodes) {
+      const Kernel& kernel = *kernels_[node];
+      if (unit.in_turn ? !kernel.AnyRows() : kernel.many_steps() == Kernel::ManySteps::kNo) return;
+    }
   }
-  return std::make_unique<KernelBlock>(*this);
+  units_ = std::move(units);
+}
+
+std::unique_ptr<StepProgram::Block> CompiledProgram::MakeBlock() const {
+  return units_.empty() ? nullptr : std::make_unique<KernelBlock>(*this);
 }
 
 }  // namespace lstm::core

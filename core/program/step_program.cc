@@ -51,6 +51,7 @@ absl::Status CompiledProgram::Init(std::shared_ptr<const Model> model, const Opt
     costs_.push_back(CostOf(node));
     step_cost_ += costs_.back();
   }
+  PlanBlocks();
   numerics_id_ = NumericsId(engine);
   return absl::OkStatus();
 }

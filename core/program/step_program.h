@@ -64,12 +64,12 @@ class StepProgram {
     // rows[k * width + b] is step k of row b, at most kMaxBlockRows of them; from the second step on its state_in is the state_out of
     // the step before. They stay in place until all is done or another Begin.
     virtual void Begin(std::span<const StepRow> rows, size_t width) = 0;
-    // The next piece: some kPieceCost multiply-adds, or one step of one layer. True: all is done. INTERNAL as for Run.
+    // The next piece: some kPieceCost multiply-adds, or one step of one unit (block_schedule.h). True: all is done. INTERNAL as for Run.
     virtual absl::StatusOr<bool> Continue() = 0;
   };
   static constexpr size_t kMaxBlockRows = 64;
   static constexpr uint64_t kPieceCost = 5'000'000;  // some 100 us of one core
-  // Null: a layer here needs all that the step before computed, so steps are run one by one.
+  // Null: a kernel here cannot (oneDNN's cells), so steps are run one by one.
   virtual std::unique_ptr<Block> MakeBlock() const { return nullptr; }
   uint64_t step_cost() const { return step_cost_; }  // multiply-adds of a row, more or less
 

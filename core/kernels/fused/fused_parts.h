@@ -27,6 +27,7 @@ struct BaseScratch : FusedOp::Scratch {
   AlignedBuffer<float> partial;
   AlignedBuffer<float> sums;  // of the rows of many steps, between their input and their recurrent part
   size_t sums_stride = 0, first = 0;
+  bool backwards = false;  // every other run
 };
 
 // Of the steps of k.
@@ -53,7 +54,9 @@ class Layer : public FusedOp {
     for (size_t b = 0, begin = 0; b < blocks; ++b) {
       const size_t n = count / blocks + (b < count % blocks ? 1 : 0);
       const auto at = [begin](auto* pointers) { return pointers == nullptr ? nullptr : pointers + begin; };
-      RunBlock(Range::kAll, n, {at(rows.x), at(rows.h), at(rows.c), at(rows.out), at(rows.copy), at(rows.c_new)}, static_cast<BaseScratch&>(scratch));
+      auto& own = static_cast<BaseScratch&>(scratch);
+      own.backwards = !own.backwards;
+      RunBlock(Range::kAll, n, {at(rows.x), at(rows.h), at(rows.c), at(rows.out), at(rows.copy), at(rows.c_new)}, own);
       begin += n;
     }
   }
@@ -66,6 +69,7 @@ class Layer : public FusedOp {
   void RunRecurrent(size_t first, size_t count, const Rows& rows, Scratch& base) const override {
     auto& scratch = static_cast<BaseScratch&>(base);
     scratch.first = first;
+    scratch.backwards = !scratch.backwards;
     RunBlock(Range::kRecurrent, count, rows, scratch);
   }
 
@@ -79,7 +83,7 @@ class Layer : public FusedOp {
 
   Product ProductOf(const Weights& w, size_t count, const float* const* x, const float* const* h, BaseScratch& scratch, Range range = Range::kAll) const {
     const size_t input = StepsOfX(w.x_steps, w.pairs());
-    Product out = {w.weights.data(), w.bias.data(), w.x_steps, w.h_steps, w.units, count, x, h, scratch.partial.data(), 0, input + w.h_steps, nullptr, 0, w.pairs()};
+    Product out = {w.weights.data(), w.bias.data(), w.x_steps, w.h_steps, w.units, count, x, h, scratch.partial.data(), 0, input + w.h_steps, nullptr, 0, w.pairs(), scratch.backwards};
     if (range == Range::kAll) return out;
     (range == Range::kInput ? out.end : out.begin) = input;
     out.sums = scratch.sums.data() + scratch.first * 4 * isa_.width;

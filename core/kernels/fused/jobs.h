@@ -32,6 +32,7 @@ struct Product {
   float* sums;
   size_t sums_stride;
   bool pairs;
+  bool backwards;  // the last panel first: no sum knows, and what the run before read last is still in the cache
 };
 
 // Steps of k with those of the first segment rounded up to whole pairs where they lie in pairs.

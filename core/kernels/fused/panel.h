@@ -139,26 +139,29 @@ class Panels {
   }
   template <int kRows>
   void Pairs() const {
-    size_t panel = 0;
-    for (; panel + 1 < panels_; panel += 2) Tile<kRows, 2, 0>(panel, 0, p_.begin, p_.end, nullptr);
-    if (panel < panels_) Tile<kRows, 1, 0>(panel, 0, p_.begin, p_.end, nullptr);
+    const size_t pairs = panels_ / 2;
+    const bool odd = panels_ % 2 != 0;
+    if (odd && p_.backwards) Tile<kRows, 1, 0>(panels_ - 1, 0, p_.begin, p_.end, nullptr);
+    for (size_t i = 0; i < pairs; ++i) Tile<kRows, 2, 0>(2 * (p_.backwards ? pairs - 1 - i : i), 0, p_.begin, p_.end, nullptr);
+    if (odd && !p_.backwards) Tile<kRows, 1, 0>(panels_ - 1, 0, p_.begin, p_.end, nullptr);
   }
   void Singles() const {
-    for (size_t panel = 0; panel < panels_; ++panel) AnyTile<0>(p_.rows, panel, 0, p_.begin, p_.end, nullptr);
+    for (size_t i = 0; i < panels_; ++i) AnyTile<0>(p_.rows, Panel(i), 0, p_.begin, p_.end, nullptr);
   }
 
   // Tiles of nearly equal height, chunk of k after chunk; the sums wait in `partial`, as exact as in a register. While the
-  // first tiles run the next chunk is fetched, which lies behind this one, spread over them: memory can do no more at a time.
+  // first tiles run the next chunk is fetched, spread over them: memory can do no more at a time.
   void Many() const {
     const size_t tiles = (p_.rows + kHeight - 1) / kHeight;
     const size_t height = p_.rows / tiles, taller = p_.rows % tiles;
     const size_t chunks = (stride_ * sizeof(float) + kChunkBytes - 1) / kChunkBytes;
     const size_t chunk = StepsOfX(chunks == 0 ? 1 : (steps_ + chunks - 1) / chunks, kPairs);
-    for (size_t panel = 0; panel < panels_; ++panel) {
+    for (size_t i = 0; i < panels_; ++i) {
+      const size_t panel = Panel(i), panel_after = i + 1 < panels_ ? Panel(i + 1) : panel;
       size_t begin = p_.begin;
       do {
         const size_t end = p_.end - begin < chunk ? p_.end : begin + chunk;
-        const float* const next = p_.weights + (end < p_.end ? panel * stride_ + At(end) : (panel + 1) * stride_ + At(p_.begin));
+        const float* const next = p_.weights + (end < p_.end ? panel * stride_ + At(end) : panel_after * stride_ + At(p_.begin));
         for (size_t t = 0, row = 0, ahead = 0; t < tiles; ++t) {
           const size_t n = height + (t < taller ? 1 : 0);
           const size_t passes = kHalves && n > static_cast<size_t>(V::kTileRows) ? 2 : 1;
@@ -181,6 +184,8 @@ class Panels {
   // Where four sums a row fill the registers at three rows, six rows with two sums each read half the weights a product.
   static constexpr bool kHalves = V::kTileRows == 3 && Op::X::kCount == 4 && Op::H::kCount == 4;
   static constexpr size_t kHeight = kHalves ? 6 : V::kTileRows;
+
+  size_t Panel(size_t i) const { return p_.backwards ? panels_ - 1 - i : i; }
 
   // Where step k begins in a panel.
   size_t At(size_t k) const {

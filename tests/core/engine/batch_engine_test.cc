@@ -9,6 +9,8 @@
 #include <limits>
 #include <utility>
 
+#include "core/model/model_builder.h"
+#include "tests/core/import/tensors.h"
 #include "tests/support/program_runner.h"
 #include "tests/support/random_model.h"
 
@@ -142,6 +144,21 @@ TEST(BatchEngineTest, ATurnThatIsNotFiniteIsRefusedAlone) {
   EXPECT_EQ(good.output, expected.output);
 }
 
+// y = the sum of x(s) + x(s - 1) over all s up to t.
+Model Delay() {
+  ModelBuilder builder;
+  const ValueId x = builder.AddInput({.name = "x"}, DType::kF32, {7}).value();
+  const StateId before = builder.AddState("before", {7}, {1, 2, 3, 4, 5, 6, 7}).value(), all = builder.AddState("all", {7}, {}).value();
+  const ValueId last = builder.AddNode("last", StateReadOp{before}, {}).value();
+  builder.AddNode("kept", StateWriteOp{before}, {x}).value();
+  const ValueId both = builder.AddNode("both", ElementwiseOp{}, {x, last}).value();
+  const ValueId old = builder.AddNode("old", StateReadOp{all}, {}).value();
+  const ValueId sum = builder.AddNode("sum", ElementwiseOp{}, {old, both}).value();
+  const ValueId y = builder.AddNode("y", StateWriteOp{all}, {sum}).value();
+  EXPECT_TRUE(builder.AddOutput({.name = "y", .value = y}).ok());
+  return std::move(builder).Build().value();
+}
+
 // The outputs of sessions of `program` whose turns are as long as they are, in one engine, or one step each.
 std::vector<std::vector<float>> Outputs(const StepProgram& program, const std::vector<size_t>& lengths, bool step_by_step, size_t* most_rows) {
   Random random(3);
@@ -167,8 +184,28 @@ std::vector<std::vector<float>> Outputs(const StepProgram& program, const std::v
   return out;
 }
 
+// Cells that are several ops, whose state goes through all of them; a delay, which reads what it is about to write; both in one.
+std::shared_ptr<const StepProgram> Parts(const std::string& layers) {
+  Tensors w;
+  for (const auto& [name, gates] : {std::pair<std::string, int64_t>{"mgu", 2}, {"slstm", 4}, {"lstm", 4}}) {
+    w.Add(name + ".weight_ih_l0", {gates * 12, name == "mgu" ? 7 : 12});
+    w.Add(name + ".weight_hh_l0", {gates * 12, 12});
+    for (const char* bias : {".bias_ih_l0", ".bias_hh_l0"}) w.Add(name + bias, {gates * 12});
+    for (const char* part : {"ih", "hh", "c"}) {
+      for (const char* what : {"_weight_l0", "_bias_l0"}) w.Add(name + ".norm_" + part + what, {part[0] == 'c' ? 12 : gates * 12});
+    }
+  }
+  auto model = Import("input { name: 'x' shape: 7 } " + layers, w);
+  EXPECT_TRUE(model.ok()) << model.status();
+  return MustCompile(*std::move(model), 64);
+}
+
 TEST(BatchEngineTest, StepsInBlocksHaveTheBitsOfSingleSteps) {
   std::vector<std::pair<std::string, std::shared_ptr<const StepProgram>>> programs;
+  const std::string mgu = "layer { name: 'mgu' cell { kind: MGU } } ";
+  programs.emplace_back("MGU", Parts(mgu));
+  programs.emplace_back("three kinds", Parts(mgu + "layer { name: 'slstm' cell { kind: SLSTM } } layer { name: 'lstm' lstm { layer_norm: true } }"));
+  programs.emplace_back("a delay", MustCompile(Delay(), 64));
   for (const char* kind : {"lstm", "lstm_peephole_projection", "gru_after", "gru_before", "rnn_tanh", "conv1d"}) {
     programs.emplace_back(kind, MustCompile(testing::OneLayer(kind, 7, 24, 1), 64));
   }
