@@ -202,6 +202,9 @@ void Stream::WriteLoop() {
     const bool written = last ? (call->rpc->WritesDone(), false) : call->rpc->Write(message);
     lock.lock();
     if (!written && writable_ == call) writable_ = nullptr;  // the reader learns why
+    // Where it does not by itself: a call that can not be written to any more has been seen to stay open for reading, its sessions waiting for ever. A status
+    // that has come already stays.
+    if (!written && !last) call->context->TryCancel();
   }
 }
 
