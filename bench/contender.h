@@ -33,9 +33,9 @@ class Contender {
       in_.push_back(old_.back().data());
       out_.push_back(new_.back().data());
     }
-    scratch_ = kernel_->Bind({{x_.data()}, y_.data()});
+    scratch_ = kernel_->Bind({{x_.data()}, y_.data(), false});
   }
-  void Step() { Must(kernel_->Run(rows_, in_.data(), out_.data(), *scratch_)); }
+  void Step() { Must(kernel_->Run(0, rows_, in_.data(), out_.data(), *scratch_)); }
 
  private:
   int rows_;

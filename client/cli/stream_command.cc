@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <future>
 #include <iostream>
+#include <map>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
@@ -253,23 +254,27 @@ absl::Status RunPredict(const Connection& connection, const Options& options) {
   const auto begin = std::chrono::steady_clock::now();
   LSTM_ASSIGN_OR_RETURN(v1::PredictResponse response, client->Predict(request));
   const double micros = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count();
-  v1::Result result, of_all;  // step by step, and for the sequence
+  v1::Result of_all;                     // for the sequence
+  std::map<uint32_t, v1::Result> frames;  // by how many there are: for each step, or less often
   for (v1::Tensor& tensor : *response.mutable_outputs()) {
     bool each = true;
     for (const v1::TensorSpec& spec : model.predict_outputs()) each = each && (spec.name() != tensor.name() || !spec.once());
     if (!each) tensor.mutable_shape()->Clear();  // one row
-    *(each ? result : of_all).add_outputs() = std::move(tensor);
+    const uint32_t count = each && tensor.shape_size() > 0 ? static_cast<uint32_t>(tensor.shape(0)) : 0;
+    *(each ? frames[count] : of_all).add_outputs() = std::move(tensor);
   }
   if (of_all.outputs_size() > 0) {
     const std::string& select = options.output.select;
-    const bool all = select.empty() && result.outputs_size() == 0;
+    const bool all = select.empty() && frames.empty();
     const bool npy = options.output.path.size() > 4 && options.output.path.substr(options.output.path.size() - 4) == ".npy";
     const bool selected = std::any_of(of_all.outputs().begin(), of_all.outputs().end(), [&](const v1::Tensor& t) { return t.name() == select; });
-    if (npy && (all || selected || model.outputs(0).once())) result.Clear();
-    if (npy && result.outputs_size() > 0) of_all.Clear();
+    if (npy && (all || selected || model.outputs(0).once())) frames.clear();
+    if (npy && !frames.empty()) of_all.Clear();
   }
-  for (uint32_t row = 0; result.outputs_size() > 0 && row < steps.size(); ++row) {
-    LSTM_RETURN_IF_ERROR(writer->Write({row, "", steps[row].shown, &result, row, micros}));
+  for (const auto& [count, result] : frames) {
+    for (uint32_t row = 0; row < count; ++row) {
+      LSTM_RETURN_IF_ERROR(writer->Write({row, "", count == steps.size() ? steps[row].shown : "", &result, row, micros}));
+    }
   }
   if (of_all.outputs_size() > 0) LSTM_RETURN_IF_ERROR(writer->Write({steps.size() - 1, "whole", "", &of_all, 0, micros}));
   return writer->Finish();

@@ -15,11 +15,8 @@ size_t BytesOf(const Shape& shape) { return static_cast<size_t>(CheckedElementCo
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<SequenceRun>> SequenceRun::Make(std::shared_ptr<const SequenceProgram> program, uint32_t steps,
-                                                               std::vector<std::vector<std::byte>> inputs, bool own_lengths) {
+                                                               std::vector<std::vector<std::byte>> inputs) {
   const SequenceModel& model = program->sequence();
-  for (const SequencePort& port : model.outputs) {
-    if (port.length >= 0 && !own_lengths) return absl::UnimplementedError(absl::StrCat("output '", port.name, "' has ", model.lengths[static_cast<size_t>(port.length)].Text(), " frames for T steps, not one for each"));
-  }
   if (steps == 0 || inputs.size() != model.inputs.size()) {
     return absl::InvalidArgumentError(absl::StrCat(steps, " steps and ", inputs.size(), " inputs, expected at least one step and ", model.inputs.size()));
   }

@@ -18,10 +18,9 @@ namespace lstm::core {
 class SequenceRun {
  public:
   // `inputs`: per input of the sequence [T, one step], or one; empty: left out. INVALID_ARGUMENT, naming the input, where
-  // one is missing, has another size, or a length is not 1 to T. UNIMPLEMENTED where an output has another length than the
-  // sequence and the caller does not say that it knows of such.
+  // one is missing, has another size, or a length is not 1 to T.
   static absl::StatusOr<std::unique_ptr<SequenceRun>> Make(std::shared_ptr<const SequenceProgram> program, uint32_t steps,
-                                                           std::vector<std::vector<std::byte>> inputs, bool own_lengths = false);
+                                                           std::vector<std::vector<std::byte>> inputs);
 
   // How many frames an output has of a sequence of so many steps; 0: too few steps for any.
   static uint32_t Frames(const SequenceModel& model, const SequencePort& output, uint32_t steps);

@@ -33,7 +33,7 @@ absl::Status ReplayWhole(const std::shared_ptr<const SequenceProgram>& program, 
     return absl::OkStatus();
   };
   for (size_t r = 0; r < turns.size(); ++r) {
-    LSTM_ASSIGN_OR_RETURN(runs.emplace_back(), SequenceRun::Make(program, static_cast<uint32_t>(recorded.steps), recorded.inputs, true));
+    LSTM_ASSIGN_OR_RETURN(runs.emplace_back(), SequenceRun::Make(program, static_cast<uint32_t>(recorded.steps), recorded.inputs));
   }
   LSTM_RETURN_IF_ERROR(go(0, 1));
   LSTM_RETURN_IF_ERROR(go(1, turns.size()));

@@ -47,7 +47,7 @@ absl::Status PrepareSequence(const v1::PredictRequest& request, size_t max_answe
   if (steps == 0) return absl::InvalidArgumentError("steps is 0, expected at least 1");
   call.last_step_only = request.options().last_step_only();
   uint64_t answer = 0;
-  for (const uint32_t o : call.selected) answer += AnswerBytes(sequence.outputs[o], call.last_step_only ? 1 : steps);
+  for (const uint32_t o : call.selected) answer += AnswerBytes(sequence.outputs[o], call.last_step_only ? 1 : core::SequenceRun::Frames(sequence, sequence.outputs[o], steps));
   if (answer > max_answer_bytes) {
     return absl::InvalidArgumentError(absl::StrCat("the answer to ", steps, " steps has ", answer, " bytes, at most ", max_answer_bytes, " can be sent: select fewer outputs, or use last_step_only"));
   }
@@ -144,7 +144,7 @@ void Shard::FinishPredict(TurnRecord* record) {
     call->run->Take(*record);
     if (call->run->Next(*record)) return engine_.Add(record);
     const core::SequenceModel& sequence = call->model->sequence->sequence();
-    for (const uint32_t o : call->selected) EncodeOutput(sequence.outputs[o], call->run->Output(o), call->steps, call->last_step_only, call->response->mutable_outputs());
+    for (const uint32_t o : call->selected) EncodeOutput(sequence.outputs[o], call->run->Output(o), core::SequenceRun::Frames(sequence, sequence.outputs[o], call->steps), call->last_step_only, call->response->mutable_outputs());
     record->steps = call->steps;
   }
   if (record->status.ok()) {

@@ -39,6 +39,11 @@ class PredictWholeTest : public ::testing::Test {
     file.Node("LSTM", {"x", "W", "R", "B", "lens"}, {"y", "h"}, W::Int("hidden_size", 3) + W::Text("direction", "bidirectional"));
     std::filesystem::create_directories(directory_.At("both", 1));
     std::ofstream(directory_.At("both", 1) / "model.onnx", std::ios::binary) << file.File();
+    OnnxWriter down;  // every second step of what two steps make
+    down.Input(W::Declared("x", {1, 1, -1})).Output("y").Initializer(W::Tensor("k", {1, 1, 2}, {10, 1}));
+    down.Node("Conv", {"x", "k"}, {"y"}, W::Ints("strides", {2}));
+    std::filesystem::create_directories(directory_.At("down", 1));
+    std::ofstream(directory_.At("down", 1) / "model.onnx", std::ios::binary) << down.File();
     auto models = LoadAllModels(directory_.path(), 8);
     ASSERT_TRUE(models.ok()) << models.status();
     models_ = *models;
@@ -101,6 +106,29 @@ TEST_F(PredictWholeTest, AnswersWithTheWholeSequenceUpToItsLength) {
   ASSERT_TRUE(Predict(request, &last).ok());
   EXPECT_EQ(last.outputs(0).data(), response.outputs(0).data().substr(120));
   EXPECT_EQ(last.outputs(1).data(), response.outputs(1).data());
+}
+
+TEST_F(PredictWholeTest, AStrideGivesFewerFramesThanSteps) {
+  v1::PredictRequest request;
+  request.set_model("down");
+  v1::Tensor& x = *request.add_inputs();
+  x.set_name("x");
+  for (int i = 1; i <= 7; ++i) x.add_floats(static_cast<float>(i));
+  v1::PredictResponse response;
+  ASSERT_TRUE(Predict(request, &response).ok()) << Predict(request, &response);
+  ASSERT_EQ(response.outputs_size(), 1);
+  ASSERT_EQ(response.outputs(0).shape(0), 3);
+  float y[3];
+  ASSERT_EQ(response.outputs(0).data().size(), sizeof(y));
+  std::memcpy(y, response.outputs(0).data().data(), sizeof(y));
+  EXPECT_THAT(y, ::testing::ElementsAre(12, 34, 56));
+  request.mutable_options()->set_last_step_only(true);
+  ASSERT_TRUE(Predict(request, &response).ok());
+  std::memcpy(y, response.outputs(0).data().data(), sizeof(float));
+  EXPECT_EQ(y[0], 56);
+  request.mutable_inputs(0)->mutable_floats()->Truncate(1);
+  const absl::Status status = Predict(request, &response);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << "two steps are needed for one frame";
 }
 
 TEST_F(PredictWholeTest, SequencesBesideOneAnotherGiveTheSameBits) {

@@ -52,7 +52,7 @@ absl::StatusOr<Named> RunSequence(const Model& model, uint32_t steps, const Name
       }
     }
   }
-  auto run = SequenceRun::Make(*program, steps, std::move(bytes), true);
+  auto run = SequenceRun::Make(*program, steps, std::move(bytes));
   if (!run.ok()) return run.status();
   BatchEngine engine;
   Turn turn;
