@@ -87,8 +87,8 @@ TEST_F(OverloadTest, AFullWindowOfLongTurnsTakesOneRowOfEachBatch) {
   EXPECT_TRUE(sinks_[1].responses.empty());
   shard().Work();
   EXPECT_EQ(Take(1).size(), 8u) << "three steps take three batches, whatever waits elsewhere";
-  EXPECT_TRUE(sinks_[0].responses.empty()) << "and the hog has had four rows";
-  EXPECT_EQ(Finish(), kWindow * 16 - 4);
+  EXPECT_EQ(Take(0).size(), 1u) << "the hog has had a block of its first turn, while it was alone, and a row of each batch since";
+  EXPECT_LT(Finish(), kWindow * 16 - 16 - 3);
 }
 
 TEST_F(OverloadTest, WhereABatchHasNotRoomForAllEachIsComputedAsOften) {
@@ -149,16 +149,16 @@ TEST_F(OverloadTest, WhatWouldWaitTooLongIsRefusedAtOnceAndNothingOfItIsApplied)
   Start(1000, 100);
   constexpr uint32_t kLanes = 50;
   for (uint32_t lane = 1; lane <= kLanes; ++lane) Open(1, lane);
-  Send(1, 1, 1, 8);  // a row costs 100 microseconds by this clock
+  for (uint64_t seq = 1; seq <= 8; ++seq) Send(1, 1, seq, 1);  // a row costs 100 microseconds by this clock
   Finish();
-  ASSERT_EQ(Take(1).size(), 1u);
+  ASSERT_EQ(Take(1).size(), 8u);
   const uint64_t bytes = world_->budget().bytes();
   const uint64_t rejected = shard().counters().rejects[v1::RETRY].value();
 
   uint32_t admitted = 0;
   for (uint32_t lane = 2; lane <= kLanes; ++lane) {
     const uint64_t before = world_->budget().bytes();
-    Send(1, lane, 1, 4);
+    Send(1, lane, 1, 3);  // too few for a block
     const std::vector<v1::Response> said = Take(1);  // nothing was computed in between
     if (said.empty()) {
       ++admitted;
@@ -172,14 +172,14 @@ TEST_F(OverloadTest, WhatWouldWaitTooLongIsRefusedAtOnceAndNothingOfItIsApplied)
     EXPECT_THAT(said[0].reject().message(), HasSubstr("nothing was applied, send it again"));
     EXPECT_EQ(world_->budget().bytes(), before);
   }
-  EXPECT_EQ(admitted, 3u) << "four steps beside two others take 800 microseconds of others' rows, beside three 1,200";
+  EXPECT_EQ(admitted, 4u) << "three steps beside three others take 900 microseconds of others' rows, beside four 1,200";
   EXPECT_EQ(shard().counters().over_wait.value(), kLanes - 1 - admitted);
   EXPECT_EQ(shard().counters().rejects[v1::RETRY].value() - rejected, kLanes - 1 - admitted);
 
-  EXPECT_EQ(Finish(), 4u) << "those who were admitted share their batches";
+  EXPECT_EQ(Finish(), 3u) << "those who were admitted share their batches";
   std::string bits;
   for (const v1::Response& response : Take(1)) bits = response.result().outputs(0).data();
-  Send(1, kLanes, 1, 4);  // the same seq again, now that there is time
+  Send(1, kLanes, 1, 3);  // the same seq again, now that there is time
   Finish();
   const std::vector<v1::Response> again = Take(1);
   ASSERT_EQ(again.size(), 1u);
