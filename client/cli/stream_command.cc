@@ -263,13 +263,15 @@ absl::Status RunPredict(const Connection& connection, const Options& options) {
     const uint32_t count = each && tensor.shape_size() > 0 ? static_cast<uint32_t>(tensor.shape(0)) : 0;
     *(each ? frames[count] : of_all).add_outputs() = std::move(tensor);
   }
-  if (of_all.outputs_size() > 0) {
+  if (options.output.path.ends_with(".npy")) {  // the one output that it gets, and what comes as often
     const std::string& select = options.output.select;
-    const bool all = select.empty() && frames.empty();
-    const bool npy = options.output.path.size() > 4 && options.output.path.substr(options.output.path.size() - 4) == ".npy";
-    const bool selected = std::any_of(of_all.outputs().begin(), of_all.outputs().end(), [&](const v1::Tensor& t) { return t.name() == select; });
-    if (npy && (all || selected || model.outputs(0).once())) frames.clear();
-    if (npy && !frames.empty()) of_all.Clear();
+    const std::string& wanted = select.empty() ? model.outputs(0).name() : select;
+    std::erase_if(frames, [&](const auto& group) {
+      return std::none_of(group.second.outputs().begin(), group.second.outputs().end(), [&](const v1::Tensor& t) { return t.name() == wanted; });
+    });
+    if (!frames.empty()) of_all.Clear();
+  } else if (options.output.path.ends_with(".csv") && frames.size() > 1) {
+    return absl::InvalidArgumentError("the outputs have different numbers of frames, which are no rows of one .csv: write .ndjson, or .npy with --select");
   }
   for (const auto& [count, result] : frames) {
     for (uint32_t row = 0; row < count; ++row) {

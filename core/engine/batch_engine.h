@@ -23,7 +23,8 @@ struct Turn {
   bool last_step_only = false;              // outputs hold the last step alone
   bool alone = false;                       // shares no batch
   const float* state = nullptr;             // before the turn; not written
-  float* scratch[2] = {nullptr, nullptr};   // rows of state_floats(): step k leaves its state in k % 2; one is enough for T = 1
+  // Rows of state_floats(): step k, where a batch or block ends with it, leaves its state in k % 2; one is enough for T = 1.
+  float* scratch[2] = {nullptr, nullptr};
 
   // Set by the engine.
   absl::Status status;                      // INTERNAL: a kernel failed. INVALID_ARGUMENT: a value was not finite.

@@ -7,6 +7,8 @@
 namespace lstm::core {
 namespace {
 
+static_assert(kMaxManyRows <= FusedOp::kMaxManyRows);
+
 // LSTM, GRU and RNN at T = 1: h and c are read from the old state rows and written to the new ones, without a copy between.
 class FusedCellKernel : public Kernel {
  public:

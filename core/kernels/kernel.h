@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <string>
 #include <vector>
@@ -14,6 +15,9 @@ namespace lstm::core {
 
 // A batch buffer has room for this many rows beyond the largest batch: kernels pad rows up to a batch size that they have.
 inline constexpr int kPaddingRows = 64;
+
+// Rows of many steps at once, at most (Kernel::RunInput).
+inline constexpr size_t kMaxManyRows = 64;
 
 // Where a kernel finds its values: contiguous [max_batch + kPaddingRows, width], in place as long as the scratch lives.
 struct KernelBuffers {

@@ -10,6 +10,8 @@
 // How a program runs: a step of many rows at once, or many steps of few rows, layer after layer.
 namespace lstm::core {
 
+static_assert(StepProgram::kMaxBlockRows <= kMaxManyRows);
+
 struct CompiledProgram::RunScratch : Scratch {
   std::vector<AlignedBuffer<float>> values;  // by ValueId: [rows + kPaddingRows, width]; ids are as wide as floats
   std::vector<std::unique_ptr<KernelScratch>> kernels;

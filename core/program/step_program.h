@@ -64,7 +64,7 @@ class StepProgram {
     // rows[k * width + b] is step k of row b, at most kMaxBlockRows of them; from the second step on its state_in is the state_out of
     // the step before. They stay in place until all is done or another Begin.
     virtual void Begin(std::span<const StepRow> rows, size_t width) = 0;
-    // The next piece: some kPieceCost multiply-adds, or one step of one unit (block_schedule.h). True: all is done. INTERNAL as for Run.
+    // The next piece: some kPieceCost multiply-adds, or one run of one unit (block_schedule.h), whatever it costs. True: all is done. INTERNAL as for Run.
     virtual absl::StatusOr<bool> Continue() = 0;
   };
   static constexpr size_t kMaxBlockRows = 64;

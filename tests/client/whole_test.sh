@@ -6,7 +6,7 @@ set -euo pipefail
 source tests/client/as_user.sh
 
 golden=tests/data/golden_whole
-for name in lstm_both_ways lstm_lengths lstm_pooled_sum; do
+for name in lstm_both_ways lstm_lengths lstm_pooled_sum fewer_frames; do
   mkdir -p "$work/models/$name/1"
   cp $golden/$name/model.onnx "$work/models/$name/1"
 done
@@ -28,6 +28,24 @@ for name, wire in (("floats", ""), ("pcm", "wire { type: INT16 scale: 3.05175781
     os.makedirs(f"{work}/models/{name}/1")
     open(f"{work}/models/{name}/1/model.safetensors", "wb").write(struct.pack("<Q", len(text)) + text + data)
     open(f"{work}/models/{name}/1/model.textproto", "w").write("input { name: 'x' shape: 8 " + wire + " } layer { name: 'r' rnn { } }")
+# Two outputs, one for every second step: y(k) = 10 x(2k) + x(2k + 1), and z = max(x, 0) for each.
+def varint(n):
+    return bytes([n]) if n < 128 else bytes([n & 127 | 128]) + varint(n >> 7)
+def number(field, n):
+    return varint(field << 3) + varint(n)
+def part(field, *parts):
+    inner = b"".join(p.encode() if isinstance(p, str) else p for p in parts)
+    return varint(field << 3 | 2) + varint(len(inner)) + inner
+def value(field, name):
+    dims = [part(1, number(1, 1)), part(1, number(1, 1)), part(1, part(2, "T"))]
+    return part(field, part(1, name), part(2, part(1, number(1, 1), part(2, *dims))))
+kernel = part(5, number(1, 1), number(1, 1), number(1, 2), number(2, 1), part(8, "k"), part(9, np.array([10, 1], "<f4").tobytes()))
+conv = part(1, part(1, "x"), part(1, "k"), part(2, "y"), part(4, "Conv"), part(5, part(1, "strides"), number(8, 2), number(20, 7)))
+relu = part(1, part(1, "x"), part(2, "z"), part(4, "Relu"))
+graph = part(7, conv, relu, part(2, "g"), kernel, value(11, "x"), value(12, "y"), value(12, "z"))
+os.makedirs(f"{work}/models/two_lengths/1")
+open(f"{work}/models/two_lengths/1/model.onnx", "wb").write(number(1, 8) + graph + part(8, number(2, 13)))
+np.save(f"{work}/seven.npy", np.arange(1, 8, dtype=np.float32).reshape(7, 1))
 with wave.open(f"{work}/a.wav", "wb") as out:
     out.setnchannels(1), out.setsampwidth(2), out.setframerate(16000)
     out.writeframes((rng.standard_normal(50) * 9000).clip(-32768, 32767).astype("<i2").tobytes())
@@ -51,6 +69,13 @@ expect 0 "${run[@]}" predict lstm_lengths $golden/lstm_lengths/x.npy --once lens
 expect 0 "${run[@]}" predict lstm_lengths $golden/lstm_lengths/x.npy --once lens=$golden/lstm_lengths/lens.npy
 says '"session":"whole","step":6,"h"'
 expect 0 "${run[@]}" predict lstm_pooled_sum $golden/lstm_pooled_sum/x.npy --output "$work/p.npy"
+expect 0 "${run[@]}" predict fewer_frames $golden/fewer_frames/x.npy --output "$work/fewer.npy"
+expect 0 "${run[@]}" predict two_lengths "$work/seven.npy" --output "$work/two.npy"
+expect 0 "${run[@]}" predict two_lengths "$work/seven.npy" --output "$work/each.npy" --select z
+expect 0 "${run[@]}" predict two_lengths "$work/seven.npy" --output "$work/two.ndjson"
+[[ $(grep -c '"y"' "$work/two.ndjson") == 3 && $(grep -c '"z"' "$work/two.ndjson") == 7 ]] || fail "NDJSON has not a line for each frame"
+expect 1 "${run[@]}" predict two_lengths "$work/seven.npy" --output "$work/two.csv"
+says "different numbers of frames"
 expect 1 "${run[@]}" predict lstm_lengths $golden/lstm_lengths/x.npy --once lens=9
 says "input 'lens' is 9, expected 1 to 7"
 expect 1 "${run[@]}" predict lstm_lengths $golden/lstm_lengths/x.npy --once nosuch=9
@@ -83,7 +108,12 @@ near(np.load(f"{work}/y.npy"), load("lstm_both_ways", "y").reshape(7, 8))
 near(np.load(f"{work}/h.npy").reshape(4, 4), load("lstm_both_ways", "h").reshape(4, 4))
 near(np.load(f"{work}/l.npy"), load("lstm_lengths", "y").reshape(7, 8))
 near(np.load(f"{work}/p.npy").reshape(2), load("lstm_pooled_sum", "y").reshape(2))
+fewer = load("fewer_frames", "y")
+near(np.load(f"{work}/fewer.npy"), fewer.reshape(-1, fewer.shape[-1]) if fewer.shape[-1] == 2 else fewer[0].T)
+assert (np.load(f"{work}/two.npy").ravel() == [12, 34, 56]).all() and (np.load(f"{work}/each.npy").ravel() == np.arange(1, 8)).all()
 with lstm.connect(address) as client:
+    out = client.predict("two_lengths", np.arange(1, 8, dtype=np.float32))
+    assert (out["y"].ravel() == [12, 34, 56]).all() and (out["z"].ravel() == np.arange(1, 8)).all(), out
     out = client.predict("lstm_both_ways", load("lstm_both_ways", "x"))
     near(out["y"], load("lstm_both_ways", "y").reshape(7, 8))
     near(out["h"], load("lstm_both_ways", "h").reshape(4, 4))
