@@ -2,6 +2,7 @@
 #include "tests/chaos/crowd.h"
 
 #include <random>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -15,7 +16,8 @@ const absl::Duration kLong = absl::FromChrono(kPatience);
 }  // namespace
 
 struct Crowd::Seat {
-  size_t number, stream;
+  const size_t number;
+  std::atomic<size_t> stream;
   std::mt19937_64 random;
   std::thread thread;
   const Plan* plan = nullptr;
@@ -31,7 +33,7 @@ Crowd::Crowd(const Options& options, const std::vector<Plan>& plans) : options_(
     connect.timeout = kLong;
     connect.reconnect_timeout = kLong;
     connect.keepalive = options.keepalive;
-    connect.on_event = [this](const client::StreamEvent& event) { lost_ += event.kind == client::StreamEvent::Kind::kLost; };
+    connect.on_event = [this](const client::StreamEvent& event) { ++(event.kind == client::StreamEvent::Kind::kLost ? lost_ : mended_); };
     auto client = client::Client::Connect(connect);
     if (!client.ok()) {
       Violated(client.status().ToString());
@@ -53,6 +55,12 @@ void Crowd::Finish() {
   for (const auto& seat : seats_) {
     if (seat->thread.joinable()) seat->thread.join();
   }
+}
+
+bool Crowd::AllDown() const {
+  std::set<size_t> used;
+  for (const auto& seat : seats_) used.insert(seat->stream);
+  return mended_ + used.size() <= lost_;
 }
 
 void Crowd::Violated(const std::string& what) {

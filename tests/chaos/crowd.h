@@ -40,7 +40,9 @@ class Crowd {
   uint64_t replayed() const { return replayed_; }
   uint64_t sessions() const { return sessions_; }
   uint64_t handed_over() const { return handed_over_; }
-  uint64_t lost() const { return lost_; }        // streams that lost their connection
+  uint64_t lost() const { return lost_; }        // connections that a stream lost
+  // Every stream that a seat is on is without its connection; one that nobody is on does not report the loss.
+  bool AllDown() const;
   size_t streams() const { return streams_.size(); }
   bool failed() const { return failed_; }
   void Violated(const std::string& what);
@@ -58,7 +60,7 @@ class Crowd {
   std::vector<std::unique_ptr<client::Client>> clients_;
   std::vector<std::unique_ptr<client::Stream>> streams_;
   std::vector<std::unique_ptr<Seat>> seats_;
-  std::atomic<uint64_t> answers_{0}, replayed_{0}, sessions_{0}, handed_over_{0}, lost_{0}, room_{0};
+  std::atomic<uint64_t> answers_{0}, replayed_{0}, sessions_{0}, handed_over_{0}, lost_{0}, mended_{0}, room_{0};
   std::atomic<bool> stopping_{false}, failed_{false};
   mutable std::mutex mutex_;
   std::vector<std::string> violations_;  // guarded by mutex_
