@@ -25,6 +25,7 @@ struct Turn {
   const float* state = nullptr;             // before the turn; not written
   // Rows of state_floats(): step k, where a batch or block ends with it, leaves its state in k % 2; one is enough for T = 1.
   float* scratch[2] = {nullptr, nullptr};
+  void (*on_progress)(Turn&) = nullptr;     // may be null: `done` of the steps, not all, are in the outputs, and warm in the cache
 
   // Set by the engine.
   absl::Status status;                      // INTERNAL: a kernel failed. INVALID_ARGUMENT: a value was not finite.

@@ -137,6 +137,7 @@ size_t Lane::RunSteps(size_t n, std::vector<Turn*>& finished, std::span<Turn* co
     if (!turn->status.ok() || turn->done == turn->steps) {
       finished.push_back(turn);
     } else {
+      if (turn->on_progress != nullptr) turn->on_progress(*turn);
       turns_[going_on++] = turn;
     }
   }
@@ -184,6 +185,7 @@ size_t Lane::RunPiece(std::vector<Turn*>& finished, std::span<Turn* const>& runn
     if (!turn->status.ok() || turn->done == turn->steps) {
       finished.push_back(turn);
     } else {
+      if (turn->on_progress != nullptr) turn->on_progress(*turn);
       turns_.push_back(turn);
     }
   }

@@ -103,6 +103,7 @@ struct TurnRecord : core::Turn {
   uint64_t state_digest = 0;     // after the turn
   std::vector<std::byte> input;  // as DecodeInputs leaves it
   std::span<std::byte> answer;  // in the slot's ring, or
+  AnswerCrc answer_crc;         // with it
   std::vector<std::byte> answer_memory;
   std::array<core::AlignedBuffer<float>, 2> rows;  // what the turn is computed into where it has no better place
 };

@@ -17,6 +17,13 @@ namespace lstm::server {
 namespace {
 
 constexpr size_t kSmallResponse = 256;
+// What a long answer has so far of its first output goes into its CRC at once: at the commit it would have to come from memory.
+void SumWhileWarm(core::Turn& turn) {
+  auto& record = static_cast<TurnRecord&>(turn);
+  const size_t step_bytes = turn.program->outputs()[record.session->selected.front()].step_bytes;
+  record.answer_crc.Extend(record.answer, turn.done * step_bytes);
+}
+
 constexpr double kRowMemory = 1.0 / 16, kRowOutlier = 8;  // a process that is stopped for a while has not become slow
 
 }  // namespace
@@ -62,6 +69,7 @@ bool Shard::Begun(Session* session) {
     }
     record->place = *place;
     record->answer = session->slot->AnswerAt(*place, answer_bytes);
+    record->answer_crc = {};
   } else {
     record->answer_memory.resize(answer_bytes);
     record->answer = record->answer_memory;
@@ -85,6 +93,7 @@ void Shard::Start(TurnRecord* record) {
   // The last step ends where a stored session's next state lies anyway.
   const size_t last = (record->steps - 1) % 2;
   if (session.stored()) record->scratch[last] = session.slot->BeginState().data();
+  record->on_progress = session.stored() && !session.last_step_only && !session.selected.empty() ? &SumWhileWarm : nullptr;
   if (!session.stored()) TakeScratch(record, last);
   if (record->steps > 1) TakeScratch(record, 1 - last);
   engine_.Add(record);
@@ -152,8 +161,8 @@ void Shard::Commit(Session* session, TurnRecord* record, std::span<const float> 
   counters_.steps.Add(record->steps);
   counters_.queue_us.Add(record->began_us - record->received_us);
   counters_.compute_us.Add(record->finished_us - record->began_us);
-  session->last_used_us = services_.clock();
   session->state_digest = record->state_digest = StateDigest(state);
+  session->last_used_us = services_.clock();
   if (!session->stored()) {
     for (core::AlignedBuffer<float>& row : record->rows) {
       if (row.data() != state.data()) continue;
@@ -166,7 +175,7 @@ void Shard::Commit(Session* session, TurnRecord* record, std::span<const float> 
   }
   StoredPosition position = PositionOf(*session);
   ++position.applied;
-  session->slot->Commit(position, state, record->digest, record->answer_steps, record->place, record->answer);
+  session->slot->Commit(position, state, record->digest, record->answer_steps, record->place, record->answer, record->answer_crc);
   counters_.commit_us.Add(services_.clock() - session->last_used_us);
   GiveScratch(record);
   if (session->durability == v1::HOST && !Mutant(26)) {

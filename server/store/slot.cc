@@ -150,7 +150,10 @@ bool Slot::Fits(const store::v1::SessionIdentity& identity, size_t memory) {
          identity.state_floats() <= memory / sizeof(float) && identity.ring_bytes() <= memory && BytesFor(identity) <= memory;
 }
 
-uint32_t Slot::AnswerCrc(std::span<const std::byte> answer) { return Crc32c(answer.data(), answer.size()); }
+void AnswerCrc::Extend(std::span<const std::byte> answer, size_t to) {
+  crc = Crc32c(answer.data() + bytes, to - bytes, crc);
+  bytes = to;
+}
 
 absl::StatusOr<Slot> Slot::Open(std::span<std::byte> memory, store::v1::SessionIdentity* identity) {
   const auto* head = reinterpret_cast<const Head*>(memory.data());
@@ -222,7 +225,7 @@ absl::StatusOr<std::span<const std::byte>> Slot::ReadAnswer(size_t i) const {
   if (i >= answers_.size()) return absl::DataLossError("an answer that was given is not stored");  // a rule was broken
   const StoredAnswer& stored = answers_[i];
   const std::span<const std::byte> bytes(ring() + stored.offset, stored.bytes);
-  if (AnswerCrc(bytes) != stored.crc) {
+  if (Crc32c(bytes.data(), bytes.size()) != stored.crc) {
     return absl::DataLossError(absl::StrCat("the stored answer to seq ", position_.acked + i + 1, " is damaged"));
   }
   return bytes;
@@ -254,10 +257,11 @@ std::span<float> Slot::BeginState() {
 }
 
 void Slot::Commit(const StoredPosition& position, std::span<const float> state, const InputDigest& input, uint32_t steps,
-                  uint32_t place, std::span<const std::byte> answer) {
+                  uint32_t place, std::span<const std::byte> answer, AnswerCrc crc) {
   core::FailPoint("commit.before_answer");
   if (answer.data() != ring() + place) std::memcpy(ring() + place, answer.data(), answer.size());
-  answers_.push_back({input, position.state_digest, place, static_cast<uint32_t>(answer.size()), AnswerCrc(answer), steps});
+  crc.Extend(answer, answer.size());
+  answers_.push_back({input, position.state_digest, place, static_cast<uint32_t>(answer.size()), crc.crc, steps});
   core::FailPoint("commit.after_answer");
   WriteHalf(position, state);
 }

@@ -28,6 +28,15 @@ struct StoredPosition {
   Sha256 token_hash{};
 };
 
+// CRC32C of the first `bytes` of an answer.
+struct AnswerCrc {
+  size_t bytes = 0;
+  uint32_t crc = 0;
+
+  // Goes on to `to` bytes of it. REQUIRES: bytes <= to <= answer.size().
+  void Extend(std::span<const std::byte> answer, size_t to);
+};
+
 // An answer in the ring, of a seq in (acked, applied].
 struct StoredAnswer {
   InputDigest input;
@@ -89,9 +98,9 @@ class Slot {
   std::span<float> BeginState();
 
   // One turn: its answer to where Place said, then position and state to the other half. `input` and `steps` describe the
-  // turn. REQUIRES: position.applied is one more than before.
+  // turn; `crc` what is known of the answer's already. REQUIRES: position.applied is one more than before.
   void Commit(const StoredPosition& position, std::span<const float> state, const InputDigest& input, uint32_t steps,
-              uint32_t place, std::span<const std::byte> answer);
+              uint32_t place, std::span<const std::byte> answer, AnswerCrc crc = {});
 
   // A new epoch, acknowledgement or token: the state stays as it is. REQUIRES: position.applied as before.
   void Commit(const StoredPosition& position);
@@ -108,7 +117,6 @@ class Slot {
   void SealHead();
   store::v1::SessionIdentity identity() const;
   static bool Fits(const store::v1::SessionIdentity& identity, size_t memory);
-  static uint32_t AnswerCrc(std::span<const std::byte> answer);
   Half* half(size_t i) const;
   float* state_of(size_t i) const;
   std::byte* ring() const { return memory_.data() + ring_at_; }

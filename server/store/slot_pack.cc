@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/session/digest.h"
+#include "server/store/crc32c.h"
 #include "server/store/slot.h"
 
 // A session between its slot and the log of parked ones.
@@ -69,7 +70,7 @@ absl::StatusOr<Slot> Slot::Unpack(std::span<std::byte> memory, const store::v1::
   for (const store::v1::ParkedSession::Answer& from : parked.answers()) {
     std::memcpy(slot.ring() + at, from.answer().data(), from.answer().size());
     slot.answers_.push_back({{from.input_low(), from.input_high()}, from.state_digest(), static_cast<uint32_t>(at), static_cast<uint32_t>(from.answer().size()),
-                             AnswerCrc({slot.ring() + at, from.answer().size()}), from.steps()});
+                             Crc32c(slot.ring() + at, from.answer().size()), from.steps()});
     at += from.answer().size();
   }
   slot.serial_ = parked.serial();
