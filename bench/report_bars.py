@@ -80,6 +80,7 @@ def _wire(rows, missing):
     yield _bar("a 3 ms model saturated beside a 5 us model: p99 of the small one moves by, ms", get("p99_more_ms", row="large"), 2.0, False, why)
     yield _bar("turns of 256 steps beside 100 single-step sessions: their p99, times that without", get("p99_ratio", row="turns"), 2.0, False, why)
     yield _bar("lone message after 2 s of quiet: the longest, ms", get("max_ms", row="lone"), 10.0, False, why)
+    yield _bar("a parked volatile session of shakespeare: bytes beside its state", get("bytes_beside_state", row="parked", model="shakespeare"), 512, False, missing.get("stored"))
     p50, p99 = get("p50_us", row="at_80_percent", model="telemetry"), get("p99_us", row="at_80_percent", model="telemetry")
     yield _bar("telemetry at 80 % of the highest load: p99, times p50", p99 / p50 if p50 else None, 3.0, False, missing.get("sessions"))
     yield _bar("start to first prediction, 10 MB model: ms", get("p50_ms", row="start"), 150.0, False, why)

@@ -80,7 +80,7 @@ def write(report, directory):
         out += _table(["peer", "version", "H", "B", "us", "times as fast"], [(p, v, h, b, us, ratio if ratio is not None else us / fused[h, b] if (h, b) in fused else None) for p, v, h, b, us, ratio in found])
     for row, title in (("engine", "Engine"), ("lone_turns", "A lone session, many steps a turn"), ("wire", "Wire, against an echo server"), ("coalesced", "One stream of 512 sessions against 64 streams"),
                        ("steps", "Many steps a turn, on the wire"), ("model", "A real model"), ("shards", "Two shards"), ("lone", "Lone messages"), ("start", "Start"), ("large", "Beside a large model"),
-                       ("turns", "Beside long turns"), ("sessions", "Sessions per core"), ("at_80_percent", "At 80 % of the highest load"), ("durability", "Durability"), ("drop", "Cut connections"),
+                       ("turns", "Beside long turns"), ("sessions", "Sessions per core"), ("at_80_percent", "At 80 % of the highest load"), ("parked", "Parked volatile sessions"), ("durability", "Durability"), ("drop", "Cut connections"),
                        ("undisturbed", "A turn of each session"), ("kill", "Killed servers")):
         if table := _fields(rows, row):
             out += [f"## {title}", "", *table]

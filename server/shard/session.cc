@@ -29,6 +29,8 @@ void Session::HeldBy(const Holder& holder) {
   std::rotate(holders.begin(), at, at + 1);
 }
 
+uint64_t SessionTable::BytesOf(uint64_t bytes) { return bytes + kSessionOverheadBytes; }
+
 SessionTable::~SessionTable() {
   while (!sessions_.empty()) {
     GiveBack(sessions_.begin()->second.get());
@@ -38,7 +40,7 @@ SessionTable::~SessionTable() {
 
 absl::StatusOr<Session*> SessionTable::Create(ServedModelPtr model, const SessionMachine::Options& options, uint64_t bytes,
                                               const std::optional<Nonce>& nonce, std::shared_ptr<Account> account) {
-  bytes += kSessionOverheadBytes;
+  bytes = BytesOf(bytes);
   if (account != nullptr) LSTM_RETURN_IF_ERROR(account->TakeSession(bytes));
   const auto give_account = [&] {
     if (account != nullptr) account->GiveSession(bytes);
@@ -73,7 +75,7 @@ absl::StatusOr<Session*> SessionTable::Create(ServedModelPtr model, const Sessio
 Session* SessionTable::Recover(const SessionId& id, ServedModelPtr model, const SessionMachine::Options& options,
                                uint64_t bytes, const std::optional<Nonce>& nonce, std::shared_ptr<Account> account) {
   auto session = std::make_unique<Session>(id, std::move(model), options);
-  session->charged_bytes = bytes + kSessionOverheadBytes;
+  session->charged_bytes = BytesOf(bytes);
   session->nonce = nonce;
   services_.budget->ForceSession();
   services_.budget->ForceBytes(session->charged_bytes);

@@ -205,6 +205,8 @@ class SessionTable {
   // are used up, the server's or the account's. ALREADY_EXISTS: the nonce has a session.
   absl::StatusOr<Session*> Create(ServedModelPtr model, const SessionMachine::Options& options, uint64_t bytes,
                                   const std::optional<Nonce>& nonce, std::shared_ptr<Account> account);
+  // What one counts that holds so many bytes.
+  static uint64_t BytesOf(uint64_t bytes);
   // One that the store has. Counts even where that is above the bounds: a promise was given.
   Session* Recover(const SessionId& id, ServedModelPtr model, const SessionMachine::Options& options, uint64_t bytes,
                    const std::optional<Nonce>& nonce, std::shared_ptr<Account> account);

@@ -22,6 +22,7 @@ constexpr size_t kWaitingRequests = 256;  // behind an Open or a Resume that is 
 // Thousands may become idle at once, after a restart above all: steps go on in between.
 constexpr size_t kParkedAtOnce = 32;
 constexpr uint64_t kParkPauseUs = 2'000;
+constexpr size_t kRestingAtOnce = 256;
 
 }  // namespace
 
@@ -52,6 +53,13 @@ void Shard::Detach(Stream* stream) {
   for (auto& [number, lane] : stream->lanes_) {
     Session* session = lane.session;
     if (Parked* parked = lane.parked ? parked_.Find(*lane.parked) : nullptr; parked != nullptr) parked->stream = 0;
+    if (Rest* rest = lane.parked ? resting_.Find(*lane.parked) : nullptr; rest != nullptr) {
+      if (!rest->terms->options.simple) {
+        Orphan(rest);
+        continue;
+      }
+      session = Wake(*lane.parked);
+    }
     if (session == nullptr) {  // what is under way will find no stream
       TakeWaiting(stream, lane);
       continue;
@@ -83,9 +91,9 @@ void Shard::SetAlarm(Session* session) {
   table_.SetAlarm(session, expiry.expired || expiry.warn ? now : std::min(expiry.look_again_us, IdleAt(*session, now)));
 }
 
-// When to see whether it is idle enough to be parked.
+// When to see whether it is idle enough to be parked, or to rest.
 uint64_t Shard::IdleAt(const Session& session, uint64_t now) const {
-  if (services_.parked == nullptr || !session.stored()) return UINT64_MAX;
+  if (services_.parked == nullptr && session.stored()) return UINT64_MAX;
   const uint64_t idle_at = session.last_used_us + options_.park_after_us;
   return idle_at > now ? idle_at : now + options_.park_after_us;
 }
@@ -135,7 +143,7 @@ void Shard::OnRequest(Stream* stream, const v1::Request& request) {
   if (lane != stream->lanes_.end() && (request.has_open() || request.has_resume())) {
     return RejectLane(stream, number, 0, v1::LANE_IN_USE, absl::StrCat("lane ", number, " has a session; wait for its end"));
   }
-  if (lane != stream->lanes_.end() && lane->second.session == nullptr) {
+  if (lane != stream->lanes_.end() && lane->second.session == nullptr && !(lane->second.parked && Find(*lane->second.parked) != nullptr)) {
     const uint64_t bytes = request.ByteSizeLong();
     if (lane->second.waiting.size() >= kWaitingRequests || !budget_->TakeBytes(bytes)) {
       if (request.has_step()) {
@@ -196,7 +204,7 @@ void Shard::Hold(Session* session, Stream* stream) {
 }
 
 void Shard::PublishGauges() {
-  counters_.sessions.Set(table_.size());
+  counters_.sessions.Set(sessions());
   counters_.attached.Set(attached_);
   counters_.parked.Set(parked_.size());
   counters_.streams.Set(streams_.size());
@@ -263,8 +271,11 @@ void Shard::LogFault(const char* what, const Session& session, std::string_view 
 
 void Shard::RunTimers() {
   const uint64_t now = services_.clock();
-  size_t parked = 0;
-  while (Session* session = table_.PopDue(now)) {
+  Sweep(now);  // what it wakes may have an alarm that is due
+  for (size_t parked = 0, resting = 0; now >= next_alarms_us_;) {
+    if (parked == kParkedAtOnce || resting == kRestingAtOnce) next_alarms_us_ = now + kParkPauseUs;
+    Session* const session = now >= next_alarms_us_ ? table_.PopDue(now) : nullptr;
+    if (session == nullptr) break;
     const bool busy = session->machine.waiting() > 0 || session->syncing;
     const Expiry expiry = ExpiryOf(now, busy ? now : session->last_used_us, session->ttl_us, session->stream != nullptr && !busy, session->warned);
     if (expiry.expired) {
@@ -279,14 +290,31 @@ void Shard::RunTimers() {
       expiring->set_in_ms(static_cast<uint32_t>(expiry.left_us / 1000));
       session->warned = true;
     }
-    uint64_t look_again_us = std::min(expiry.look_again_us, IdleAt(*session, now));
-    if (session->last_used_us + options_.park_after_us <= now && MayPark(*session)) {
-      if (++parked <= kParkedAtOnce) Park(session);
-      else look_again_us = now + kParkPauseUs;
+    table_.SetAlarm(session, std::min(expiry.look_again_us, IdleAt(*session, now)));
+    if (session->last_used_us + options_.park_after_us > now) continue;
+    if (MayPark(*session)) {
+      ++parked;
+      Park(session);
+    } else if (MayRest(*session)) {
+      ++resting;
+      LayToRest(session);
     }
-    table_.SetAlarm(session, look_again_us);
   }
-  SweepParked(now);
+}
+
+void Shard::BeginSweeping() {
+  if (parked_.size() + resting_.size() == 0) next_sweep_us_ = services_.clock() + kSweepEveryUs;
+}
+
+// One part of those that nobody uses.
+void Shard::Sweep(uint64_t now) {
+  if (parked_.size() + resting_.size() == 0 || now < next_sweep_us_) return;
+  const uint64_t parts = std::min<uint64_t>(ParkedIndex::kParts, 1 + (now - next_sweep_us_) / kSweepEveryUs);
+  next_sweep_us_ = now + kSweepEveryUs;
+  for (uint64_t part = 0; part < parts; ++part) {
+    SweepParked(now);
+    SweepResting(now);
+  }
 }
 
 void Shard::Drain(uint32_t deadline_ms) {
@@ -329,7 +357,11 @@ uint64_t Shard::List(const std::string& model, size_t most, std::vector<v1::Sess
     if (owner && session->principal != *owner) continue;
     if (model.empty() || session->model->name == model) take([&, s = session.get()] { return InfoOf(*s); });
   }
-  // There may be a million of them.
+  // There may be a million of both.
+  resting_.all().ForEach([&](const SessionId& id, const std::unique_ptr<Rest>& rest) {
+    if (owner && rest->terms->principal != *owner) return;
+    if (model.empty() || rest->terms->model->name == model) take([&] { return InfoOf(id, *rest); });
+  });
   parked_.ForEach([&](const SessionId& id, const Parked& parked) {
     if (owner && !owners_.Is(parked.owner, *owner)) return;
     if (model.empty() || (parked.model != 0 && models_[parked.model].model->name == model)) take([&] { return InfoOf(id, parked); });
@@ -339,6 +371,7 @@ uint64_t Shard::List(const std::string& model, size_t most, std::vector<v1::Sess
 
 absl::StatusOr<v1::SessionInfo> Shard::Get(const SessionId& id) const {
   if (const Parked* parked = parked_.Find(id)) return InfoOf(id, *parked);
+  if (const Rest* rest = resting_.Find(id)) return InfoOf(id, *rest);
   const auto it = table_.all().find(id);
   if (it == table_.all().end()) return absl::NotFoundError(services_.directory->WhyAbsent(id).why);
   return InfoOf(*it->second);
@@ -350,6 +383,7 @@ void Shard::CheckOwner(const SessionId& id, const std::string& owner, const Done
   if (parked_.Find(id) != nullptr) {
     return Unpark(id, [=, this](const auto* gone) { gone != nullptr ? done(absl::UnavailableError(gone->why)) : CheckOwner(id, owner, done); });
   }
+  if (const Rest* rest = resting_.Find(id)) return answer(rest->terms->principal == owner);
   const Session* session = table_.Find(id);
   if (session == nullptr) return done(Get(id).status());
   answer(session->principal == owner);
@@ -359,7 +393,7 @@ void Shard::CloseByOperator(const SessionId& id, uint64_t* applied, const Done& 
   if (parked_.Find(id) != nullptr) {  // it comes back for that: its position is told
     return Unpark(id, [=, this](const auto* gone) { gone != nullptr ? done(absl::UnavailableError(gone->why)) : CloseByOperator(id, applied, done); });
   }
-  Session* session = table_.Find(id);
+  Session* session = Find(id);
   if (session == nullptr) return done(Get(id).status());
   *applied = session->machine.applied();
   Tell(session, v1::CANCELLED_BY_OPERATOR, "an operator closed the session; open another");

@@ -21,6 +21,7 @@
 #include "server/models/model_repository.h"
 #include "server/shard/parked_index.h"
 #include "server/shard/parked_owners.h"
+#include "server/shard/resting.h"
 #include "server/shard/session.h"
 #include "server/shard/shard_counters.h"
 
@@ -50,8 +51,8 @@ class Stream {
  private:
   friend class Shard;
   struct Lane {
-    Session* session = nullptr;  // null: its Open or Resume is under way, or it is parked
-    std::optional<SessionId> parked;
+    Session* session = nullptr;  // null: its Open or Resume is under way, or it is parked or rests
+    std::optional<SessionId> parked;  // or resting
     std::vector<v1::Request> waiting;  // for that; the Open itself first, where it waits for room in the store
   };
   ResponseSink* sink_ = nullptr;
@@ -80,11 +81,13 @@ class Shard {
     uint32_t max_ttl_s = 86'400;
     uint32_t orphan_ttl_s = 60;  // of a volatile session whose stream is gone, unless the client set a TTL
     size_t max_turn_answer_bytes = 3u << 20;  // below the 4 MB that clients take by default
-    uint64_t park_after_us = 60'000'000;  // a stored session that is not used so long leaves its slot
+    uint64_t park_after_us = 60'000'000;  // a stored session that is not used so long leaves its slot, a volatile one rests
     uint64_t slice_us = 50;  // computing goes on this long without a look at new messages, unless an answer is ready
   // A turn that other sessions would hold up for longer, as far as can be foreseen, is refused. 0: none is; windows and memory are the bounds.
   uint64_t max_wait_us = 0;
   };
+
+  static constexpr uint64_t kSweepEveryUs = 1'000'000;  // one part of those that nobody uses
 
   Shard(size_t index, const Options& options, const ShardServices& services);
   ~Shard();
@@ -116,7 +119,7 @@ class Shard {
   bool has_work() const { return !engine_.idle(); }
 
   // Expiry. The front calls RunTimers at next_timer_us() or soon after.
-  uint64_t next_timer_us() const { return std::min(table_.next_alarm(), parked_.size() > 0 ? next_sweep_us_ : UINT64_MAX); }
+  uint64_t next_timer_us() const { return std::min(std::max(table_.next_alarm(), next_alarms_us_), parked_.size() + resting_.size() > 0 ? next_sweep_us_ : UINT64_MAX); }
   void RunTimers();
 
   // `done` is called once, from Work or at once; `response` is its own until then.
@@ -160,8 +163,9 @@ class Shard {
   const ShardCounters& counters() const { return counters_; }
   void PublishGauges();
 
-  size_t sessions() const { return table_.size(); }
+  size_t sessions() const { return table_.size() + resting_.size(); }
   size_t parked() const { return parked_.size(); }
+  size_t resting() const { return resting_.size(); }
   size_t streams() const { return streams_.size(); }
 
  private:
@@ -193,6 +197,17 @@ class Shard {
   void Tell(Stream* stream, uint32_t lane, v1::Reason reason, const std::string& message);
   v1::SessionInfo InfoOf(const Session& session) const;
   void LogFault(const char* what, const Session& session, std::string_view why) const;
+
+  // shard_rest.cc: volatile sessions that nobody uses
+  Session* Find(const SessionId& id);  // one that is live; where it rests, it wakes
+  bool MayRest(const Session& session) const;
+  void LayToRest(Session* session);
+  Session* Wake(const SessionId& id);
+  void Orphan(Rest* rest);
+  void SweepResting(uint64_t now);
+  v1::SessionInfo InfoOf(const SessionId& id, const Rest& rest) const;
+  void BeginSweeping();
+  void Sweep(uint64_t now);
 
   // shard_open.cc: making sessions
   struct Wanted;
@@ -302,6 +317,7 @@ class Shard {
   std::unordered_map<const v1::PredictResponse*, std::unique_ptr<PredictCall>> predicts_;
   std::unique_ptr<PredictCall> canary_;  // null: none is under way
   ParkedIndex parked_;
+  RestingIndex resting_;
   ParkedOwners owners_;
   struct HeldModel {
     ServedModelPtr model;  // null: a free place
@@ -309,7 +325,7 @@ class Shard {
   };
   std::vector<HeldModel> models_{1};  // of parked sessions; the first is none
   std::unordered_map<SessionId, std::vector<Session::AfterSync>, SessionIdHash> unparking_;  // being read; who waits
-  uint64_t next_sweep_us_ = 0, next_room_us_ = 0;
+  uint64_t next_alarms_us_ = 0, next_sweep_us_ = 0, next_room_us_ = 0;
   bool draining_ = false;
   size_t attached_ = 0;  // sessions that streams hold
   double row_us_ = 0;    // what a row of a batch has cost of late

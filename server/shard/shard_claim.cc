@@ -68,7 +68,7 @@ void Shard::RouteClaim(Claim claim) {
     return RefuseClaim(claim, absent.reason, absent.reason == v1::NOT_FOUND ? kNotFound : absent.why);
   }
   // The session may be on its way between two shards: then the claim comes before it, and follows.
-  if (*shard == index_ && (table_.Find(claim.id) != nullptr || parked_.Find(claim.id) != nullptr)) return OnClaim(claim);
+  if (*shard == index_ && (Find(claim.id) != nullptr || parked_.Find(claim.id) != nullptr)) return OnClaim(claim);
   if (++claim.hops > kMostHops || !services_.peers->Send(*shard, [claim](Shard& s) { s.OnClaim(claim); })) {
     RefuseClaim(claim, v1::RETRY, "the session is changing hands; resume again in a moment");
   }
@@ -77,7 +77,7 @@ void Shard::RouteClaim(Claim claim) {
 void Shard::OnClaim(const Claim& claim) {
   const auto again = [this, claim](const auto* gone) { gone != nullptr ? RefuseClaim(claim, gone->reason, gone->why) : OnClaim(claim); };
   if (parked_.Find(claim.id) != nullptr) return Unpark(claim.id, again);
-  Session* session = table_.Find(claim.id);
+  Session* session = Find(claim.id);
   if (session == nullptr) return RouteClaim(claim);
   if (session->syncing) return session->waiting.push_back(again);
   std::string why;

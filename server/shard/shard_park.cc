@@ -21,9 +21,8 @@ namespace lstm::server {
 namespace {
 
 constexpr uint64_t kMicros = 1'000'000;
-constexpr uint64_t kSweepEveryUs = kMicros;  // one part of the index
 // A session that has less time left is not parked: it would not be told of its end, or be swept too late.
-constexpr uint64_t kLeastLeftUs = kWarnBeforeUs + 2 * ParkedIndex::kParts * kSweepEveryUs;
+constexpr uint64_t kLeastLeftUs = kWarnBeforeUs + 2 * ParkedIndex::kParts * Shard::kSweepEveryUs;
 constexpr uint64_t kIdleUs = kMicros;  // where room is needed, what was used since stays
 constexpr size_t kLeastParked = 16, kMostParked = 256;   // at a time, where room is needed
 constexpr uint64_t kRoomEveryUs = 100'000, kNoRoomUs = 1'000'000;
@@ -105,7 +104,7 @@ void Shard::Leave(Session* session, ParkedStore::Key key) {
   table_.Park(session);
   core::FailPoint("park.left");
   if (Mutant(41)) services_.parked->Seal(key).IgnoreError();
-  if (parked_.size() == 0) next_sweep_us_ = services_.clock() + kSweepEveryUs;
+  BeginSweeping();
   parked_.Add(id, parked);
   for (const Session::AfterSync& next : waiting) next(nullptr);  // who wants it has it back at once
 }
@@ -131,11 +130,12 @@ void Shard::RemoveParked(const SessionId& id) {
 
 void Shard::MakeRoom() {
   const uint64_t now = services_.clock();
-  if (services_.parked == nullptr || now < next_room_us_) return;
+  if (now < next_room_us_) return;
   next_room_us_ = now + kRoomEveryUs;  // it looks at every session, and anybody can cause it
   const size_t most = std::clamp(table_.size() / 16, kLeastParked, kMostParked);
-  const auto idle = [&](const Session& session) { return session.last_used_us + kIdleUs <= now && MayPark(session); };
-  for (Session* session : table_.LeastRecentlyUsed(most, idle)) Park(session);
+  const auto idle = [&](const Session& session) { return session.last_used_us + kIdleUs <= now; };
+  for (Session* session : table_.LeastRecentlyUsed(most, [&](const Session& s) { return idle(s) && MayPark(s); })) Park(session);
+  for (Session* session : table_.LeastRecentlyUsed(most, [&](const Session& s) { return idle(s) && MayRest(s); })) LayToRest(session);  // of bytes, at least
 }
 
 void Shard::Unpark(const SessionId& id, Session::AfterSync then) {
@@ -285,18 +285,14 @@ void Shard::EndParked(const SessionId& id, v1::Reason reason, const std::string&
 }
 
 void Shard::SweepParked(uint64_t now) {
-  if (services_.parked == nullptr || now < next_sweep_us_) return;
-  const uint64_t parts = std::min<uint64_t>(ParkedIndex::kParts, 1 + (now - next_sweep_us_) / kSweepEveryUs);
-  next_sweep_us_ = now + kSweepEveryUs;
-  for (uint64_t part = 0; part < parts; ++part) {
-    for (const SessionId& id : parked_.NextExpiring(static_cast<uint32_t>((now + kLeastLeftUs / 2) / kMicros))) {
-      if (unparking_.contains(id)) continue;  // it is wanted
-      const Parked& parked = *parked_.Find(id);
-      if (parked.expires_s <= now / kMicros) {
-        EndParked(id, v1::EXPIRED, "the session expired while it was parked; open another, with a longer ttl_seconds where it pauses", false);
-      } else if (parked.stream != 0) {
-        Unpark(id, [](const auto*) {});  // its client is to be told before it ends
-      }
+  const uint64_t soon_s = (now + kLeastLeftUs / 2) / kMicros;
+  for (const SessionId& id : parked_.NextDue([&](const Parked& parked) { return parked.expires_s <= soon_s; })) {
+    if (unparking_.contains(id)) continue;  // it is wanted
+    const Parked& parked = *parked_.Find(id);
+    if (parked.expires_s <= now / kMicros) {
+      EndParked(id, v1::EXPIRED, "the session expired while it was parked; open another, with a longer ttl_seconds where it pauses", false);
+    } else if (parked.stream != 0) {
+      Unpark(id, [](const auto*) {});  // its client is to be told before it ends
     }
   }
 }
@@ -304,7 +300,7 @@ void Shard::SweepParked(uint64_t now) {
 void Shard::Recover(const ParkedStore::Found& found) {
   // The time that the server was away counts, but not to the last: a client gets a moment to come back.
   const int64_t left = std::max<int64_t>(found.about.expires_unix_us - services_.unix_clock(), options_.orphan_ttl_s * kMicros);
-  if (parked_.size() == 0) next_sweep_us_ = services_.clock() + kSweepEveryUs;
+  BeginSweeping();
   parked_.Add(found.about.id, {.stream = 0, .key = found.key, .expires_s = static_cast<uint32_t>((services_.clock() + static_cast<uint64_t>(left)) / kMicros), .lane = 0,
                                 .model = HoldModel(services_.models->FindMark(found.about.model))});
   services_.directory->Restore(found.about.id, std::nullopt, index_);

@@ -73,7 +73,7 @@ absl::Status Moving() { return absl::UnavailableError("the session is changing h
 // While the disk works for a session, its slot is ahead of what was answered; one that is parked is read first.
 bool Shard::Waits(const std::string& id_bytes, std::function<void()> again, const Done& done) {
   const auto id = Exactly<sizeof(SessionId)>(id_bytes, "session_id");
-  Session* session = id.ok() ? table_.Find(*id) : nullptr;
+  Session* session = id.ok() ? Find(*id) : nullptr;
   const auto then = [again = std::move(again), done](const auto* gone) { gone != nullptr ? done(Ended(*gone)) : again(); };
   if (session != nullptr && session->syncing) {
     session->waiting.push_back(then);
@@ -89,7 +89,7 @@ absl::StatusOr<Session*> Shard::Owned(const std::string& id_bytes, const std::st
   LSTM_ASSIGN_OR_RETURN(const auto id, Exactly<sizeof(SessionId)>(id_bytes, "session_id"));
   Sha256 hash;
   SHA256(reinterpret_cast<const unsigned char*>(token.data()), token.size(), hash.data());
-  Session* session = table_.Find(id);
+  Session* session = Find(id);
   if (session == nullptr && services_.directory->ShardOf(id)) return Moving();
   if (session == nullptr) return absl::NotFoundError(services_.directory->WhyAbsent(id).why);
   if (session->principal != principal || CRYPTO_memcmp(hash.data(), session->token_hash.data(), hash.size()) != 0) {
@@ -259,7 +259,7 @@ template <typename Response>
 void Shard::Renew(const SessionId& id, const std::string& principal, Response* response, const Done& done) {
   const std::string id_bytes(id.begin(), id.end());
   if (Waits(id_bytes, [=, this] { Renew(id, principal, response, done); }, done)) return;
-  Session* session = table_.Find(id);
+  Session* session = Find(id);
   if (session == nullptr) return done(Moving());
   if (session->principal != principal || !session->machine.nonce_valid() || session->stream != nullptr) {
     return done(absl::FailedPreconditionError("client_nonce belongs to a session that has gone on; use another"));

@@ -12,8 +12,8 @@ sys.path.insert(0, str(ROOT / "bench"))
 import report_bars  # noqa: E402
 import report_text  # noqa: E402
 
-# 5 and 6 of the limits, 30 against each of two libraries, 6 for each of two kinds of weights, 2 of lone sessions, 16 of the wire.
-CASES = 5 + 6 + 30 + 30 + 12 + 2 + 17
+# 5 and 6 of the limits, 30 against each of two libraries, 6 for each of two kinds of weights, 2 of lone sessions, 17 of the wire, 1 of memory.
+CASES = 5 + 6 + 30 + 30 + 12 + 2 + 17 + 1
 
 
 def rows(slow=1.0):
@@ -37,6 +37,7 @@ def rows(slow=1.0):
     out += [{"row": "shards", "connections": c, "cpu_ratio": 1.05 * slow, "sessions_ratio": 1.0 * slow} for c in (1, 64)]
     out += [{"row": "large", "p99_more_ms": 1.0 * slow}, {"row": "turns", "p99_ratio": 1.5 * slow}, {"row": "lone", "messages": 20, "max_ms": 5.0 * slow}, {"row": "start", "p50_ms": 100.0 * slow}]
     out.append({"row": "sessions", "model": "telemetry", "sessions": 100, "p99_bar_ms": 10, "churn": False, "probes": [{"sessions": s, "turns": 9, "p99_us": 9.0 * s} for s in (50, 100)]})
+    out.append({"row": "parked", "model": "shakespeare", "sessions": 1000, "state_bytes": 4096.0, "bytes_beside_state": 400.0 * slow})
     out.append({"row": "at_80_percent", "model": "telemetry", "sessions": 80, "p50_us": 100.0, "p99_us": 200.0 * slow})
     return out
 

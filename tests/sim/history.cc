@@ -531,7 +531,7 @@ void History::Calm() {
   }
   if (!error_.empty()) return;
   now_us_ += 2'000'000'000;  // what nobody could close expires
-  for (int round = 0; round < 2; ++round) {  // what was on its way comes to its end first
+  for (int round = 0; round < 3; ++round, now_us_ += 1000) {  // what was on its way, to the disk above all, comes to its end first and is looked at again
     for (size_t i = 0; i < world_->shards(); ++i) world_->shard(i).RunTimers();
     do world_->Settle();
     while (store_.Complete() || parked_.Complete());
