@@ -6,11 +6,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/log/log.h"
-#include "server/session/expiry.h"
 #include "server/shard/predict.h"
 #include "server/shard/reject.h"
 
-// Streams and lanes, timers, and what an operator asks.
+// Streams and lanes.
 namespace lstm::server {
 namespace {
 
@@ -19,10 +18,6 @@ constexpr uint32_t kResumeAfterMs = 100;
 constexpr uint64_t kMicros = 1'000'000;
 constexpr size_t kRefusalShare = 3;
 constexpr size_t kWaitingRequests = 256;  // behind an Open or a Resume that is under way
-// Thousands may become idle at once, after a restart above all: steps go on in between.
-constexpr size_t kParkedAtOnce = 32;
-constexpr uint64_t kParkPauseUs = 2'000;
-constexpr size_t kRestingAtOnce = 256;
 
 }  // namespace
 
@@ -83,19 +78,6 @@ void Shard::Orphan(Session* session, uint64_t now) {
   if (!session->stored() && !session->own_ttl) session->ttl_us = std::min(session->ttl_us, most);
   session->last_used_us = now;
   SetAlarm(session);
-}
-
-void Shard::SetAlarm(Session* session) {
-  const uint64_t now = services_.clock();
-  const Expiry expiry = ExpiryOf(now, session->last_used_us, session->ttl_us, session->stream != nullptr, session->warned);
-  table_.SetAlarm(session, expiry.expired || expiry.warn ? now : std::min(expiry.look_again_us, IdleAt(*session, now)));
-}
-
-// When to see whether it is idle enough to be parked, or to rest.
-uint64_t Shard::IdleAt(const Session& session, uint64_t now) const {
-  if (services_.parked == nullptr && session.stored()) return UINT64_MAX;
-  const uint64_t idle_at = session.last_used_us + options_.park_after_us;
-  return idle_at > now ? idle_at : now + options_.park_after_us;
 }
 
 void Shard::OnMessage(Stream* stream, const v1::StreamRequest& message) {
@@ -269,54 +251,6 @@ void Shard::LogFault(const char* what, const Session& session, std::string_view 
                                     {"version", session.model->version}, {"shard", index_}, {"turn", session.machine.applied() + 1}, {"why", why}});
 }
 
-void Shard::RunTimers() {
-  const uint64_t now = services_.clock();
-  Sweep(now);  // what it wakes may have an alarm that is due
-  for (size_t parked = 0, resting = 0; now >= next_alarms_us_;) {
-    if (parked == kParkedAtOnce || resting == kRestingAtOnce) next_alarms_us_ = now + kParkPauseUs;
-    Session* const session = now >= next_alarms_us_ ? table_.PopDue(now) : nullptr;
-    if (session == nullptr) break;
-    const bool busy = session->machine.waiting() > 0 || session->syncing;
-    const Expiry expiry = ExpiryOf(now, busy ? now : session->last_used_us, session->ttl_us, session->stream != nullptr && !busy, session->warned);
-    if (expiry.expired) {
-      const std::string why = absl::StrCat("the session expired: no step for ", session->ttl_us / kMicros, " s; open another, with a longer ttl_seconds where it pauses");
-      Tell(session, v1::EXPIRED, why);
-      EndSession(session, v1::EXPIRED, why);
-      continue;
-    }
-    if (expiry.warn) {
-      v1::Expiring* expiring = session->stream->sink_->Next(kSmallResponse)->mutable_expiring();
-      expiring->set_lane(session->lane);
-      expiring->set_in_ms(static_cast<uint32_t>(expiry.left_us / 1000));
-      session->warned = true;
-    }
-    table_.SetAlarm(session, std::min(expiry.look_again_us, IdleAt(*session, now)));
-    if (session->last_used_us + options_.park_after_us > now) continue;
-    if (MayPark(*session)) {
-      ++parked;
-      Park(session);
-    } else if (MayRest(*session)) {
-      ++resting;
-      LayToRest(session);
-    }
-  }
-}
-
-void Shard::BeginSweeping() {
-  if (parked_.size() + resting_.size() == 0) next_sweep_us_ = services_.clock() + kSweepEveryUs;
-}
-
-// One part of those that nobody uses.
-void Shard::Sweep(uint64_t now) {
-  if (parked_.size() + resting_.size() == 0 || now < next_sweep_us_) return;
-  const uint64_t parts = std::min<uint64_t>(ParkedIndex::kParts, 1 + (now - next_sweep_us_) / kSweepEveryUs);
-  next_sweep_us_ = now + kSweepEveryUs;
-  for (uint64_t part = 0; part < parts; ++part) {
-    SweepParked(now);
-    SweepResting(now);
-  }
-}
-
 void Shard::Drain(uint32_t deadline_ms) {
   draining_ = true;
   for (const auto& [key, stream] : streams_) {
@@ -324,81 +258,6 @@ void Shard::Drain(uint32_t deadline_ms) {
     draining->set_resume_after_ms(kResumeAfterMs);
     draining->set_deadline_ms(deadline_ms);
   }
-}
-
-v1::SessionInfo Shard::InfoOf(const Session& session) const {
-  v1::SessionInfo info;
-  info.set_session_id(std::string(session.id.begin(), session.id.end()));
-  info.set_model(session.model->name);
-  info.set_version(session.model->version);
-  info.set_durability(session.durability);
-  info.set_epoch(session.machine.epoch());
-  info.set_applied_seq(session.machine.applied());
-  info.set_acked_seq(session.machine.acked());
-  info.set_queued_turns(session.machine.waiting());
-  uint64_t bytes = session.charged_bytes;
-  for (size_t i = 0; i < session.records.size(); ++i) bytes += session.records[i]->charged_bytes;
-  info.set_bytes(bytes);
-  info.set_attached(session.stream != nullptr);
-  const uint64_t now = services_.clock();
-  info.set_idle_ms(static_cast<uint32_t>((now - std::min(now, session.last_used_us)) / 1000));
-  info.set_ttl_seconds(static_cast<uint32_t>(session.ttl_us / kMicros));
-  info.set_steps(session.steps);
-  info.set_window(session.machine.options().window);
-  return info;
-}
-
-uint64_t Shard::List(const std::string& model, size_t most, std::vector<v1::SessionInfo>* out, const std::optional<std::string>& owner) const {
-  uint64_t total = 0;
-  const auto take = [&](const auto& make_info) {
-    if (++total <= most) out->push_back(make_info());
-  };
-  for (const auto& [id, session] : table_.all()) {
-    if (owner && session->principal != *owner) continue;
-    if (model.empty() || session->model->name == model) take([&, s = session.get()] { return InfoOf(*s); });
-  }
-  // There may be a million of both.
-  resting_.all().ForEach([&](const SessionId& id, const std::unique_ptr<Rest>& rest) {
-    if (owner && rest->terms->principal != *owner) return;
-    if (model.empty() || rest->terms->model->name == model) take([&] { return InfoOf(id, *rest); });
-  });
-  parked_.ForEach([&](const SessionId& id, const Parked& parked) {
-    if (owner && !owners_.Is(parked.owner, *owner)) return;
-    if (model.empty() || (parked.model != 0 && models_[parked.model].model->name == model)) take([&] { return InfoOf(id, parked); });
-  });
-  return total;
-}
-
-absl::StatusOr<v1::SessionInfo> Shard::Get(const SessionId& id) const {
-  if (const Parked* parked = parked_.Find(id)) return InfoOf(id, *parked);
-  if (const Rest* rest = resting_.Find(id)) return InfoOf(id, *rest);
-  const auto it = table_.all().find(id);
-  if (it == table_.all().end()) return absl::NotFoundError(services_.directory->WhyAbsent(id).why);
-  return InfoOf(*it->second);
-}
-
-void Shard::CheckOwner(const SessionId& id, const std::string& owner, const Done& done) {
-  const auto answer = [&](bool theirs) { done(theirs ? absl::OkStatus() : absl::NotFoundError(SessionDirectory::kUnknown)); };
-  if (const Parked* parked = parked_.Find(id); parked != nullptr && parked->owner != ParkedOwners::kUnknown) return answer(owners_.Is(parked->owner, owner));
-  if (parked_.Find(id) != nullptr) {
-    return Unpark(id, [=, this](const auto* gone) { gone != nullptr ? done(absl::UnavailableError(gone->why)) : CheckOwner(id, owner, done); });
-  }
-  if (const Rest* rest = resting_.Find(id)) return answer(rest->terms->principal == owner);
-  const Session* session = table_.Find(id);
-  if (session == nullptr) return done(Get(id).status());
-  answer(session->principal == owner);
-}
-
-void Shard::CloseByOperator(const SessionId& id, uint64_t* applied, const Done& done) {
-  if (parked_.Find(id) != nullptr) {  // it comes back for that: its position is told
-    return Unpark(id, [=, this](const auto* gone) { gone != nullptr ? done(absl::UnavailableError(gone->why)) : CloseByOperator(id, applied, done); });
-  }
-  Session* session = Find(id);
-  if (session == nullptr) return done(Get(id).status());
-  *applied = session->machine.applied();
-  Tell(session, v1::CANCELLED_BY_OPERATOR, "an operator closed the session; open another");
-  EndSession(session, v1::NOT_FOUND, "the session is gone: an operator closed it; open another");
-  done(absl::OkStatus());
 }
 
 }  // namespace lstm::server

@@ -169,7 +169,7 @@ class Shard {
   size_t streams() const { return streams_.size(); }
 
  private:
-  // shard.cc: streams, lanes, timers
+  // shard.cc: streams and lanes
   void OnRequest(Stream* stream, const v1::Request& request);
   void OnRequests(Stream* stream, const std::vector<v1::Request>& requests);
   std::vector<v1::Request> TakeWaiting(Stream* stream, Stream::Lane& lane);  // off the lane, and counted no more
@@ -180,8 +180,6 @@ class Shard {
   std::vector<Session::AfterSync> Part(Session* session);  // what both begin with; who waits is to be told at the end
   void StopComputing(Session* session);
   void Orphan(Session* session, uint64_t now);  // no stream holds it any more
-  void SetAlarm(Session* session);              // for its warning, its end, or to park it
-  uint64_t IdleAt(const Session& session, uint64_t now) const;
   void LeaveLane(Session* session);
   Session* OnLane(Stream* stream, uint32_t lane) const;
   void RejectLane(Stream* stream, uint32_t lane, uint64_t seq, v1::Reason reason, const std::string& message,
@@ -195,8 +193,18 @@ class Shard {
   void Hold(Session* session, Stream* stream);  // null: let it go
   void Tell(Session* session, v1::Reason reason, const std::string& message);  // Ended, where a stream holds it
   void Tell(Stream* stream, uint32_t lane, v1::Reason reason, const std::string& message);
-  v1::SessionInfo InfoOf(const Session& session) const;
   void LogFault(const char* what, const Session& session, std::string_view why) const;
+
+  // shard_timers.cc
+  void SetAlarm(Session* session);  // for its warning, its end, or a place to be idle in
+  uint64_t IdleAt(const Session& session, uint64_t now) const;
+  void BeginSweeping();
+  void Sweep(uint64_t now);
+
+  // shard_operator.cc
+  v1::SessionInfo InfoOf(const Session& session) const;
+  v1::SessionInfo InfoOf(const SessionId& id, const Parked& parked) const;
+  v1::SessionInfo InfoOf(const SessionId& id, const Rest& rest) const;
 
   // shard_rest.cc: volatile sessions that nobody uses
   Session* Find(const SessionId& id);  // one that is live; where it rests, it wakes
@@ -205,9 +213,6 @@ class Shard {
   Session* Wake(const SessionId& id);
   void Orphan(Rest* rest);
   void SweepResting(uint64_t now);
-  v1::SessionInfo InfoOf(const SessionId& id, const Rest& rest) const;
-  void BeginSweeping();
-  void Sweep(uint64_t now);
 
   // shard_open.cc: making sessions
   struct Wanted;
@@ -296,7 +301,6 @@ class Shard {
   void NotBack(const SessionId& id, const absl::Status& why);
   void EndParked(const SessionId& id, v1::Reason reason, const std::string& why, bool keep, bool tell = true);
   void SweepParked(uint64_t now);
-  v1::SessionInfo InfoOf(const SessionId& id, const Parked& parked) const;
   uint16_t HoldModel(const ServedModelPtr& model);  // for one more parked session
   void RemoveParked(const SessionId& id);           // from the index, and its hold on its model
 

@@ -306,19 +306,4 @@ void Shard::Recover(const ParkedStore::Found& found) {
   services_.directory->Restore(found.about.id, std::nullopt, index_);
 }
 
-v1::SessionInfo Shard::InfoOf(const SessionId& id, const Parked& parked) const {
-  v1::SessionInfo info;
-  info.set_session_id(std::string(id.begin(), id.end()));
-  info.set_parked(true);
-  info.set_attached(parked.stream != 0);
-  if (parked.model != 0) {
-    info.set_durability(parked.host ? v1::HOST : v1::PROCESS);
-    info.set_model(models_[parked.model].model->name);
-    info.set_version(models_[parked.model].model->version);
-  }
-  const uint64_t now_s = services_.clock() / kMicros;
-  info.set_ttl_seconds(static_cast<uint32_t>(parked.expires_s - std::min<uint64_t>(parked.expires_s, now_s)));
-  return info;
-}
-
 }  // namespace lstm::server

@@ -225,23 +225,4 @@ void Shard::SweepResting(uint64_t now) {
   for (const SessionId& id : ids) Wake(id);  // its alarm sees to the rest: its client is to be told before it ends
 }
 
-v1::SessionInfo Shard::InfoOf(const SessionId& id, const Rest& rest) const {
-  v1::SessionInfo info;
-  info.set_session_id(std::string(id.begin(), id.end()));
-  info.set_model(rest.terms->model->name);
-  info.set_version(rest.terms->model->version);
-  info.set_durability(v1::VOLATILE);
-  info.set_epoch(rest.epoch);
-  info.set_applied_seq(rest.applied);
-  info.set_acked_seq(rest.acked);
-  info.set_bytes(rest.charged_bytes);
-  info.set_attached(rest.stream != nullptr);
-  const uint64_t now = services_.clock();
-  info.set_idle_ms(static_cast<uint32_t>((now - std::min(now, rest.last_used_us)) / 1000));
-  info.set_ttl_seconds(static_cast<uint32_t>(rest.ttl_us / kMicros));
-  info.set_steps(rest.steps);
-  info.set_window(rest.terms->options.window);
-  return info;
-}
-
 }  // namespace lstm::server

@@ -129,6 +129,11 @@ void Shard::Work() {
       row_us_ += (row_us_ > 0 ? (std::min(row_us, kRowOutlier * row_us_) - row_us_) * kRowMemory : row_us);
     }
   } while (finished_.empty() && !engine_.idle() && now < until);
+  // Of many at once, so that not each waits for memory alone.
+  for (core::Turn* turn : finished_) {
+    const Session* session = static_cast<TurnRecord*>(turn)->session;
+    if (session != nullptr && session->stored()) session->slot->PrefetchCommit();
+  }
   for (core::Turn* turn : finished_) OnFinished(static_cast<TurnRecord*>(turn));
 }
 

@@ -29,6 +29,7 @@ constexpr uint32_t kMaxWindow = 1u << 16;
 
 constexpr size_t Aligned(size_t n, size_t to = 64) { return (n + to - 1) / to * to; }
 constexpr size_t kBlock = 512;  // what a disk writes whole or not at all: the halves and the ring share none
+constexpr size_t kMostPrefetched = 1024;  // of a half: what is behind has more answers than most
 
 // A seal counts once all that it covers is in place, and stops counting before any of that changes. Release fences on both
 // sides: a store passes neither, and unlike a seq_cst store they do not wait for the copied state to reach the cache.
@@ -254,6 +255,12 @@ std::span<float> Slot::BeginState() {
   if (Mutant(25) && serial_ > 0) SetSeal(&half(current_)->seal, half(current_)->Seal(head_crc_));
   SetSeal(&half(1 - current_)->seal, 0);
   return {state_of(1 - current_), state_floats_};
+}
+
+void Slot::PrefetchCommit() const {
+  constexpr size_t kLine = 64;
+  const auto* next = reinterpret_cast<const std::byte*>(half(1 - current_));
+  for (size_t at = 0; at < std::min(state_in_half_, kMostPrefetched); at += kLine) __builtin_prefetch(next + at, 1);
 }
 
 void Slot::Commit(const StoredPosition& position, std::span<const float> state, const InputDigest& input, uint32_t steps,

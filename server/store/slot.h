@@ -97,6 +97,9 @@ class Slot {
   // from now on, the current one does as before. Anything between this and that Commit but another Begin takes the place away.
   std::span<float> BeginState();
 
+  // The next Commit is near: what it writes, besides state and answer, is fetched from memory.
+  void PrefetchCommit() const;
+
   // One turn: its answer to where Place said, then position and state to the other half. `input` and `steps` describe the
   // turn; `crc` what is known of the answer's already. REQUIRES: position.applied is one more than before.
   void Commit(const StoredPosition& position, std::span<const float> state, const InputDigest& input, uint32_t steps,
