@@ -48,7 +48,7 @@ void Describe(CLI::App& app, ServerOptions& o, std::string& config) {
       ->type_name("DIR");
   app.add_option("--max-state-bytes", o.max_state_bytes, "Bytes that the state directory may grow to");
   app.add_option("--max-parked-bytes", o.max_parked_bytes, "Bytes that the log of parked sessions may grow to, in the state directory");
-  app.add_option("--park-after-seconds", o.park_after_seconds, "A stored session that is not used so long is parked: it leaves memory, and comes back when it is used. A volatile one is packed, and takes a third of the memory");
+  app.add_option("--park-after-seconds", o.park_after_seconds, "A stored session that is not used so long is parked: it leaves memory, and comes back when it is used. A volatile one is packed into its state and some 400 bytes");
   app.add_option("--state-wait-seconds", o.state_wait_seconds, "Seconds to wait for another server to let go of the state directory");
   app.add_option("--shards", o.shards, "Threads that compute and serve, one a core; 0: one for each core of the machine");
   app.add_option("--pin-shards", o.pin_shards, "Pin each shard to its core");

@@ -36,8 +36,8 @@ struct RestTerms {
   }
 };
 
-// A volatile session that rests: nobody has used it for a while, and no turn of it waits. All that it needs to go on, in a third of the
-// memory. Wiped when it ends.
+// A volatile session that rests: nobody has used it for a while, and no turn of it waits. All that it needs to go on, in
+// its state and some 400 bytes. Wiped when it ends.
 struct Rest {
   // One block: state, initial state where it has its own, unacknowledged answers, holders, nonce (shard_rest.cc).
   explicit Rest(size_t n) : bytes(std::make_unique<std::byte[]>(n)), size(n) {}

@@ -135,7 +135,8 @@ void Shard::MakeRoom() {
   const size_t most = std::clamp(table_.size() / 16, kLeastParked, kMostParked);
   const auto idle = [&](const Session& session) { return session.last_used_us + kIdleUs <= now; };
   for (Session* session : table_.LeastRecentlyUsed(most, [&](const Session& s) { return idle(s) && MayPark(s); })) Park(session);
-  for (Session* session : table_.LeastRecentlyUsed(most, [&](const Session& s) { return idle(s) && MayRest(s); })) LayToRest(session);  // of bytes, at least
+  if (budget_->sessions() >= budget_->max_sessions()) return;  // one that rests is a session still
+  for (Session* session : table_.LeastRecentlyUsed(most, [&](const Session& s) { return idle(s) && MayRest(s); })) LayToRest(session);
 }
 
 void Shard::Unpark(const SessionId& id, Session::AfterSync then) {

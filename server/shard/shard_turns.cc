@@ -17,14 +17,14 @@ namespace lstm::server {
 namespace {
 
 constexpr size_t kSmallResponse = 256;
+constexpr double kRowMemory = 1.0 / 16, kRowOutlier = 8;  // a process that is stopped for a while has not become slow
+
 // What a long answer has so far of its first output goes into its CRC at once: at the commit it would have to come from memory.
 void SumWhileWarm(core::Turn& turn) {
   auto& record = static_cast<TurnRecord&>(turn);
   const size_t step_bytes = turn.program->outputs()[record.session->selected.front()].step_bytes;
   record.answer_crc.Extend(record.answer, turn.done * step_bytes);
 }
-
-constexpr double kRowMemory = 1.0 / 16, kRowOutlier = 8;  // a process that is stopped for a while has not become slow
 
 }  // namespace
 

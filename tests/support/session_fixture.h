@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <memory>
 #include <string>
@@ -53,6 +54,16 @@ class SessionFixture : public ::testing::Test {
     do world_->Settle();
     while (store_.Complete() || parked_.Complete());
     world_->Settle();
+  }
+  void Wait(uint64_t seconds) {
+    now_us_ += seconds * 1'000'000;
+    for (size_t i = 0; i < world_->shards(); ++i) world_->shard(i).RunTimers();
+    Settle();
+  }
+  static server::SessionId IdOf(const v1::Opened& opened) {
+    server::SessionId id;
+    std::copy(opened.session_id().begin(), opened.session_id().end(), id.begin());
+    return id;
   }
   v1::Response Take(size_t shard = 0) {
     EXPECT_FALSE(sinks_[shard].responses.empty()) << "no response came";

@@ -23,11 +23,6 @@ class ParkTest : public testing::SessionFixture {
     options.callers = &callers_;
     return options;
   }
-  void Wait(uint64_t seconds) {
-    now_us_ += seconds * kSecond;
-    for (size_t i = 0; i < world_->shards(); ++i) world_->shard(i).RunTimers();
-    Settle();
-  }
   v1::Opened OpenFor(uint32_t ttl_s, char nonce = 'n', v1::Durability durability = v1::PROCESS) {
     v1::Request request = OpenRequest(nonce, durability);
     request.mutable_open()->set_ttl_seconds(ttl_s);
@@ -42,11 +37,6 @@ class ParkTest : public testing::SessionFixture {
     return opened;
   }
   size_t parked() const { return world_->parked(); }
-  static SessionId IdOf(const v1::Opened& opened) {
-    SessionId id;
-    std::copy(opened.session_id().begin(), opened.session_id().end(), id.begin());
-    return id;
-  }
   void Become(const std::string& principal) {
     world_->shard().Detach(streams_[0]);
     streams_[0] = world_->shard().Attach(&sinks_[0], principal);

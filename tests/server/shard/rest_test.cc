@@ -7,7 +7,7 @@
 #include "server/shard/resting.h"
 #include "tests/support/session_fixture.h"
 
-// Volatile sessions that nobody uses rest in a third of the memory, and nobody can tell. tests/sim rests them at random moments.
+// Volatile sessions that nobody uses rest in little more memory than their state, and nobody can tell. tests/sim rests them at random moments.
 namespace lstm::server {
 namespace {
 
@@ -21,11 +21,6 @@ class RestTest : public testing::SessionFixture {
     options.callers = &callers_;
     return options;
   }
-  void Wait(uint64_t seconds) {
-    now_us_ += seconds * kSecond;
-    for (size_t i = 0; i < world_->shards(); ++i) world_->shard(i).RunTimers();
-    Settle();
-  }
   v1::Opened OpenFor(uint32_t ttl_s, char nonce = 'n') {
     v1::Request request = OpenRequest(nonce, v1::VOLATILE);
     request.mutable_open()->set_ttl_seconds(ttl_s);
@@ -37,11 +32,6 @@ class RestTest : public testing::SessionFixture {
     size_t n = 0;
     for (size_t i = 0; i < world_->shards(); ++i) n += world_->shard(i).resting();
     return n;
-  }
-  static SessionId IdOf(const v1::Opened& opened) {
-    SessionId id;
-    std::copy(opened.session_id().begin(), opened.session_id().end(), id.begin());
-    return id;
   }
   server::Callers callers_;
 };
