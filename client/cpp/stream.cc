@@ -17,6 +17,7 @@ using std::chrono::milliseconds;
 
 constexpr milliseconds kFarewell(1000);
 constexpr milliseconds kSlice(100);             // how long the end of the stream may go unnoticed while there is no server
+constexpr milliseconds kToLearnWhy(2000);       // from a failed write until the reader knows how the call ended
 constexpr milliseconds kSettled(5000);          // a connection that held so long was one, even if nothing came over it
 constexpr milliseconds kLongest = std::chrono::hours(24 * 365);
 constexpr uint32_t kLongestMoveMs = 30'000;     // whatever a draining server asks for
@@ -202,9 +203,9 @@ void Stream::WriteLoop() {
     const bool written = last ? (call->rpc->WritesDone(), false) : call->rpc->Write(message);
     lock.lock();
     if (!written && writable_ == call) writable_ = nullptr;  // the reader learns why
-    // Where it does not by itself: a call that can not be written to any more has been seen to stay open for reading, its sessions waiting for ever. A status
-    // that has come already stays.
-    if (!written && !last) call->context->TryCancel();
+    // Where it does not by itself: a call that can not be written to any more has been seen to stay open for reading, its sessions waiting for ever. Not at
+    // once: a status that has come is lost if the call is cancelled before its reader asks, and with it that another attempt would not help.
+    if (!written && !last && !over_.wait_for(lock, kToLearnWhy, [&] { return call_ != call; })) call->context->TryCancel();
   }
 }
 
