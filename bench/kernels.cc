@@ -30,8 +30,8 @@ void Compare(const Options& o) {
   if (!o.json) {
     std::printf("%s, f32, %s; microseconds of CPU a step, medians of %d samples; ratios are medians of ratios within a sample\n\n",
                 o.cell.c_str(), VectorName(), o.samples);
-    std::printf("| H | B | limit | fused | of the limit | GFLOP/s | bfloat16 weights | times as fast | oneDNN as we use it | ratio | oneDNN batched | ratio |\n"
-                "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n");
+    std::printf("| H | B | limit | fused | of the limit | GFLOP/s | bfloat16 weights | times as fast | int8 weights | times as fast | oneDNN as we use it | ratio | oneDNN batched | ratio |\n"
+                "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n");
   }
   for (const int h : o.hidden) {
     const core::Model model = testing::OneLayer(o.cell, o.in > 0 ? o.in : h, h, 1);
@@ -47,10 +47,13 @@ void Compare(const Options& o) {
       core::Model rounded = model;
       core::RoundWeightsToBfloat16(rounded);
       Contender halves(rounded, core::Engine::kFused, b);
+      rounded = model;
+      core::RoundWeightsToInt8(rounded);
+      Contender quarters(rounded, core::Engine::kFused, b);
       std::optional<Contender> onednn;
       if (!o.alone) onednn.emplace(model, core::Engine::kOneDnn, b);
       const auto raw = o.alone ? nullptr : RawOneDnnLstm::Make(model.nodes[0].op, b);  // null where the cell is none
-      std::vector<std::function<void()>> calls = {[&] { fused.Step(); }, ComputePeak, [&] { ReadThrough(as_many); }, [&] { halves.Step(); }};
+      std::vector<std::function<void()>> calls = {[&] { fused.Step(); }, ComputePeak, [&] { ReadThrough(as_many); }, [&] { halves.Step(); }, [&] { quarters.Step(); }};
       if (onednn) calls.push_back([&] { onednn->Step(); });
       if (raw != nullptr) calls.push_back([&] { raw->Step(); });
       const auto times = Alternate(calls, o.samples);
@@ -72,15 +75,17 @@ void Compare(const Options& o) {
         Row row{{"row", "kernel"}, {"cell", o.cell}, {"weights", "f32"}, {"h", h}, {"b", b}, {"vector", VectorName()}, {"limit_us", Median(limit) * 1e6}, {"fused_us", mine * 1e6},
                 {"of_limit", Median(part)}, {"of_read", Median(of_read)}, {"of_peak", Median(of_peak)}, {"gflops", flop / mine / 1e9}};
         const auto other = [&](const char* name, size_t which) { row.update({{std::string(name) + "_us", Median(times[which]) * 1e6}, {std::string(name) + "_ratio", ratio(which)}}); };
-        if (onednn) other("onednn", 4);
+        if (onednn) other("onednn", 5);
         if (raw != nullptr) other("onednn_batched", calls.size() - 1);
         Emit(row, true);
-        Emit({{"row", "kernel"}, {"cell", o.cell}, {"weights", "bf16"}, {"h", h}, {"b", b}, {"vector", VectorName()}, {"fused_us", Median(times[3]) * 1e6}, {"faster", 1 / ratio(3)}}, true);
+        for (const auto& [name, which] : {std::pair<const char*, size_t>{"bf16", 3}, {"int8", 4}}) {
+          Emit({{"row", "kernel"}, {"cell", o.cell}, {"weights", name}, {"h", h}, {"b", b}, {"vector", VectorName()}, {"fused_us", Median(times[which]) * 1e6}, {"faster", 1 / ratio(which)}}, true);
+        }
         continue;
       }
       std::printf("| %d | %d | %.2f | %.2f | %.0f %% | %.0f |", h, b, Median(limit) * 1e6, mine * 1e6, 100 * Median(part), flop / mine / 1e9);
-      std::printf(" %.2f | %.2f |", Median(times[3]) * 1e6, 1 / ratio(3));
-      for (size_t other = 4; other < 6; ++other) {
+      for (const size_t which : {size_t{3}, size_t{4}}) std::printf(" %.2f | %.2f |", Median(times[which]) * 1e6, 1 / ratio(which));
+      for (size_t other = 5; other < 7; ++other) {
         if (other < times.size()) {
           std::printf(" %.2f | %.2f |", Median(times[other]) * 1e6, ratio(other));
         } else {

@@ -58,7 +58,7 @@ def _kernels(rows, missing):
         for h in HIDDEN:
             mine = _median(rows, "fused_us", row="kernel", cell="lstm", weights=weights, h=h, b=1)
             f = _median(rows, "fused_us", **f32, h=h, b=1)
-            yield _bar(f"LSTM {weights}, B 1, H {h}: times as fast as f32", f / mine if mine and f else None, bar, True, why or (f"kernels with {weights} weights are not built" if weights == "int8" else "not measured"))
+            yield _bar(f"LSTM {weights}, B 1, H {h}: times as fast as f32", f / mine if mine and f else None, bar, True, why)
     for h in (256, 1024):
         yield _bar(f"a lone session, H {h}, 64 steps a turn: times as fast a step as with one", _median(rows, "gain", row="lone_turns", h=h), 1.6, True, missing.get("engine"))
 

@@ -37,6 +37,11 @@ class FirstError : public google::protobuf::io::ErrorCollector {
   std::string text;
 };
 
+void Round(const pb::Manifest& manifest, Model& model) {
+  if (manifest.round_weights() == pb::Manifest::BFLOAT16) RoundWeightsToBfloat16(model);
+  if (manifest.round_weights() == pb::Manifest::INT8) RoundWeightsToInt8(model);
+}
+
 bool IsUtf8(const std::string& text) {
   for (size_t i = 0; i < text.size();) {
     const auto byte = [&](size_t k) { return i + k < text.size() ? static_cast<unsigned char>(text[i + k]) : 0u; };
@@ -276,7 +281,7 @@ absl::StatusOr<Model> ImportManifest(const std::string& text, std::span<const st
     }
   }
   LSTM_ASSIGN_OR_RETURN(Model built, std::move(builder).Build());
-  if (manifest.round_weights() == pb::Manifest::BFLOAT16) RoundWeightsToBfloat16(built);
+  Round(manifest, built);
   return built;
 }
 
@@ -302,7 +307,7 @@ absl::StatusOr<Model> LoadOnnxFile(const std::string& path, const std::string& m
   if (hashes != nullptr) LSTM_RETURN_IF_ERROR(hashes->Check(path.substr(path.rfind('/') + 1), file.bytes()));
   OnnxNotes found;
   LSTM_ASSIGN_OR_RETURN(Model model, ImportOnnx(file.bytes(), manifest, given, &found));
-  if (manifest.round_weights() == pb::Manifest::BFLOAT16) RoundWeightsToBfloat16(model);
+  Round(manifest, model);
   model.hash = Hash(manifest_text, file.bytes());
   if (notes != nullptr) {
     google::protobuf::TextFormat::PrintToString(manifest, &notes->manifest);

@@ -10,4 +10,9 @@ namespace lstm::core {
 // (core/kernels/fused/jobs.h) and computes the bits that it would from the same numbers in 32 bits.
 void RoundWeightsToBfloat16(Model& model);
 
+// The same to whole numbers from -127 to 127, times one number for each row: that of a few up to the largest of the row, which would
+// clip nothing, with the least squares of what is lost. A row that is too small or not finite stays as it is. They lie in a quarter of
+// the bytes.
+void RoundWeightsToInt8(Model& model);
+
 }  // namespace lstm::core

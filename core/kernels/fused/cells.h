@@ -164,10 +164,10 @@ struct DenseStep {
 
 template <class V, class Step>
 void RunPanels(const Step& step, size_t panels) {
-  if (step.product.pairs) {
-    Panels<V, Step, true>(step, panels).Run();
-  } else {
-    Panels<V, Step, false>(step, panels).Run();
+  switch (step.product.form) {
+    case Form::kFloats: return Panels<V, Step, Form::kFloats>(step, panels).Run();
+    case Form::kPairs: return Panels<V, Step, Form::kPairs>(step, panels).Run();
+    case Form::kBytes: return Panels<V, Step, Form::kBytes>(step, panels).Run();
   }
 }
 
@@ -184,8 +184,8 @@ void RunWide(const Job& job) {
   if (full > 0) RunPanels<V>(Step<V, 4>{job, job.product, 0}, full);
   Product rest = job.product;
   const size_t floats = full * 4 * V::kWidth;
-  const size_t steps = StepsOfX(rest.x_steps, rest.pairs) + rest.h_steps;
-  rest.weights += floats * (rest.pairs ? (steps + 1) / 2 : steps);
+  rest.weights += FloatsOf(StepsOfX(rest.x_steps, rest.form) + rest.h_steps, floats, rest.form);
+  if (rest.scales != nullptr) rest.scales += floats * ((rest.x_steps > 0 ? 1 : 0) + (rest.h_steps > 0 ? 1 : 0));
   if (rest.bias != nullptr) rest.bias += floats;
   if (rest.sums != nullptr) rest.sums += full * rest.sums_stride;
   switch (vectors % 4) {

@@ -36,17 +36,18 @@ class FusedOp {
     virtual ~Scratch() = default;
   };
 
-  // Weights that bfloat16 holds exactly, all of a matrix, may lie in half the bytes; that changes no bit of a result. kAuto: those of
-  // a product of more than kHalvesFrom floats, where a step waits for memory; smaller ones take longer for it.
-  enum class Halves { kAuto, kAlways };
-  static constexpr size_t kHalvesFrom = size_t{150} << 10;
+  // Weights that bfloat16 holds exactly, all of a product, may lie in half the bytes; those that are whole numbers from -127 to 127
+  // times one number of their row in a quarter. That changes no bit of a result. kAuto: those of products of so many floats, where a
+  // step waits for memory; smaller ones take longer for it.
+  enum class Narrow { kAuto, kAlways };
+  static constexpr size_t kHalvesFrom = size_t{150} << 10, kQuartersFrom = size_t{600} << 10;
 
   // The op's shapes agree with each other (core/model/op_shapes.h). The instruction set is one that is supported.
-  static std::unique_ptr<const FusedOp> Lstm(const LstmOp& op, InstructionSet set, Halves halves = Halves::kAuto);
-  static std::unique_ptr<const FusedOp> Gru(const GruOp& op, InstructionSet set, Halves halves = Halves::kAuto);
-  static std::unique_ptr<const FusedOp> Rnn(const RnnOp& op, InstructionSet set, Halves halves = Halves::kAuto);
+  static std::unique_ptr<const FusedOp> Lstm(const LstmOp& op, InstructionSet set, Narrow narrow = Narrow::kAuto);
+  static std::unique_ptr<const FusedOp> Gru(const GruOp& op, InstructionSet set, Narrow narrow = Narrow::kAuto);
+  static std::unique_ptr<const FusedOp> Rnn(const RnnOp& op, InstructionSet set, Narrow narrow = Narrow::kAuto);
   // weight [O, I] row-major, bias [O] or null.
-  static std::unique_ptr<const FusedOp> Linear(const float* weight, const float* bias, size_t out, size_t in, InstructionSet set, Halves halves = Halves::kAuto);
+  static std::unique_ptr<const FusedOp> Linear(const float* weight, const float* bias, size_t out, size_t in, InstructionSet set, Narrow narrow = Narrow::kAuto);
   virtual ~FusedOp() = default;
 
   // For batches of any size up to max_rows. Nothing is allocated after it. `many_steps`: for RunInput and RunRecurrent too.

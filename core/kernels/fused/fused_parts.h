@@ -20,7 +20,7 @@ struct Weights {
   PackedWeights weights;
   AlignedBuffer<float> bias;
   size_t x_steps = 0, h_steps = 0, units = 0;
-  bool pairs() const { return weights.pairs(); }
+  Form form() const { return weights.form(); }
 };
 
 struct BaseScratch : FusedOp::Scratch {
@@ -73,17 +73,17 @@ class Layer : public FusedOp {
     RunBlock(Range::kRecurrent, count, rows, scratch);
   }
 
-  std::string Describe() const override { return absl::StrCat("fused ", isa_.name, InPairs() ? ", bfloat16 weights" : "", ", any batch"); }
+  std::string Describe() const override { return absl::StrCat("fused ", isa_.name, Weighs() == Form::kPairs ? ", bfloat16 weights" : Weighs() == Form::kBytes ? ", int8 weights" : "", ", any batch"); }
 
  protected:
   virtual std::unique_ptr<BaseScratch> MakeBlockScratch(size_t) const { return std::make_unique<BaseScratch>(); }
   virtual void RunBlock(Range range, size_t count, const Rows& rows, BaseScratch& scratch) const = 0;
-  virtual bool InPairs() const = 0;
+  virtual Form Weighs() const = 0;
   virtual size_t Vectors() const = 0;  // of units: as many panels or more than the sums over x have
 
   Product ProductOf(const Weights& w, size_t count, const float* const* x, const float* const* h, BaseScratch& scratch, Range range = Range::kAll) const {
-    const size_t input = StepsOfX(w.x_steps, w.pairs());
-    Product out = {w.weights.data(), w.bias.data(), w.x_steps, w.h_steps, w.units, count, x, h, scratch.partial.data(), 0, input + w.h_steps, nullptr, 0, w.pairs(), scratch.backwards};
+    const size_t input = StepsOfX(w.x_steps, w.form());
+    Product out = {w.weights.data(), w.weights.scales(), w.bias.data(), w.x_steps, w.h_steps, w.units, count, x, h, scratch.partial.data(), 0, input + w.h_steps, nullptr, 0, w.form(), scratch.backwards};
     if (range == Range::kAll) return out;
     (range == Range::kInput ? out.end : out.begin) = input;
     out.sums = scratch.sums.data() + scratch.first * 4 * isa_.width;
@@ -106,9 +106,7 @@ struct Block {
   std::vector<float*> pointers;
 };
 
-inline size_t HalvesFrom(FusedOp::Halves halves) { return halves == FusedOp::Halves::kAlways ? 0 : FusedOp::kHalvesFrom; }
-
 // y = f(W x + R h + b); R may be null.
-Weights PackDense(const float* weight, const float* recurrent, const float* bias, size_t units, size_t in, size_t back, const Isa& isa, FusedOp::Halves halves);
+Weights PackDense(const float* weight, const float* recurrent, const float* bias, size_t units, size_t in, size_t back, const Isa& isa, FusedOp::Narrow narrow);
 
 }  // namespace lstm::core::fused

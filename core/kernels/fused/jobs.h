@@ -10,15 +10,25 @@ namespace lstm::core::fused {
 // Rows are handed to the kernels in blocks of at most so many: what a chunk of weights meets stays in the L2 cache.
 inline constexpr size_t kBlockRows = 192;
 
+// How weights lie.
+enum class Form {
+  kFloats,
+  // In half the bytes, where bfloat16 holds them exactly: each 32 bits are a weight of an even step (the low half) and the one of the step after
+  // it. A segment of an odd number of steps ends with half a pair of zeros, and counts as one step more in what follows.
+  kPairs,
+  // In a quarter: whole numbers of a byte, times one scale for each unit and segment. Scales are such that the product is exact, so
+  // that what is multiplied with is the weight itself.
+  kBytes,
+};
+
 // The sums that a cell begins with. Output units lie in panels of `accumulators` vectors; a panel's weights lie one step
 // of k after another, its first segment [x_steps] against x, then its second [h_steps] against h.
-// Weights that bfloat16 holds exactly lie in half the bytes: `pairs`, where each 32 bits are a weight of an even step (the low
-// half) and the one of the step after it. A segment of an odd number of steps ends with half a pair of zeros, and counts as one step
-// more in what follows.
+// Weights lie in one of three forms, all of a product in the same.
 // Every sum is ONE chain of fused multiply-adds: the bias, then x_0, x_1, ..., then h_0, h_1, ...: the same for every
 // tile, chunk, batch and vector width. That is why a row's bits depend on that row alone.
 struct Product {
   const float* weights;  // 64-byte aligned
+  const float* scales;   // kBytes: [panel][vectors of x's segment, then of h's][width]
   const float* bias;     // [panel][accumulator][width]
   size_t x_steps, h_steps;
   size_t units;  // of output; the last vector may be partly beyond them, and is then padded with zero weights
@@ -31,12 +41,17 @@ struct Product {
   size_t begin, end;
   float* sums;
   size_t sums_stride;
-  bool pairs;
+  Form form;
   bool backwards;  // the last panel first: no sum knows, and what the run before read last is still in the cache
 };
 
-// Steps of k with those of the first segment rounded up to whole pairs where they lie in pairs.
-constexpr size_t StepsOfX(size_t x_steps, bool pairs) { return pairs ? (x_steps + 1) / 2 * 2 : x_steps; }
+// Internal linkage, as in panel.h. Steps of k with those of the first segment rounded up to whole pairs where they lie in pairs.
+static constexpr size_t StepsOfX(size_t x_steps, Form form) { return form == Form::kPairs ? (x_steps + 1) / 2 * 2 : x_steps; }
+
+// Floats that a vector of `width` weights, one of each of so many steps, takes up.
+static constexpr size_t FloatsOf(size_t steps, size_t width, Form form) {
+  return form == Form::kFloats ? steps * width : form == Form::kPairs ? (steps + 1) / 2 * width : steps * (width / 4);
+}
 
 struct LstmJob {
   Product product;        // panels of i f g o

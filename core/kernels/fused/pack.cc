@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -15,45 +16,74 @@ namespace {
 
 size_t Vectors(size_t units, size_t width) { return (units + width - 1) / width; }
 
-// Steps of a segment as they lie: one after another, or two side by side.
-size_t Places(const Segment& segment, bool pairs) { return pairs ? (segment.steps + 1) / 2 : segment.steps; }
-
-// One vector of one segment: `count` rows of the matrix, every step or pair `stride` floats after the one before.
-void PackLane(const Segment& segment, size_t row, size_t count, float* to, size_t stride, bool pairs) {
-  for (size_t u = 0; u < count; ++u) {
-    const float* from = segment.matrix + (row + u) * segment.steps;
-    for (size_t k = 0; k < segment.steps; ++k) {
-      if (!pairs) {
-        to[k * stride + u] = from[k];
-        continue;
-      }
-      float& place = to[k / 2 * stride + u];
-      const auto half = std::bit_cast<uint32_t>(from[k]);
-      place = std::bit_cast<float>(k % 2 == 0 ? half >> 16 : std::bit_cast<uint32_t>(place) | half);
-    }
+// Of the row of a matrix whose numbers are all whole multiples, from -127 to 127, of one: that one, such that the products are
+// exact. Negative: they are not.
+float ScaleOf(const float* row, size_t steps) {
+  float most = 0;
+  for (size_t k = 0; k < steps; ++k) most = std::max(most, std::fabs(row[k]));
+  const float scale = most / 127;
+  if (!std::isfinite(scale) || (std::bit_cast<uint32_t>(scale) & 0x7fu) != 0) return -1;
+  for (size_t k = 0; k < steps; ++k) {
+    const float whole = scale > 0 ? std::nearbyint(row[k] / scale) : 0.0f;
+    if (std::bit_cast<uint32_t>(scale * whole) != std::bit_cast<uint32_t>(row[k])) return -1;
   }
+  return scale;
 }
 
-// The low halves of their floats are all zero, and they are as many.
-bool InPairs(const std::vector<Segment>& segments, size_t units, size_t halves_from) {
-  uint32_t low = 0;
-  size_t floats = 0;
-  for (const Segment& s : segments) floats += s.first_rows.size() * units * s.steps;
-  if (floats < halves_from) return false;
+template <typename F>
+bool AllRows(const std::vector<Segment>& segments, size_t units, F good) {
   for (const Segment& s : segments) {
-    for (size_t row : s.first_rows) {
-      const float* from = s.matrix + row * s.steps;
-      for (size_t i = 0; i < units * s.steps && (low & 0xffffu) == 0; ++i) low |= std::bit_cast<uint32_t>(from[i]);
+    for (const size_t first : s.first_rows) {
+      for (size_t row = first; row < first + units; ++row) {
+        if (!good(s.matrix + row * s.steps, s.steps)) return false;
+      }
     }
   }
-  return (low & 0xffffu) == 0;
+  return true;
+}
+
+// Where it pays, the narrowest that holds every weight exactly.
+Form FormOf(const std::vector<Segment>& segments, size_t units, FusedOp::Narrow narrow) {
+  size_t floats = 0;
+  for (const Segment& s : segments) floats += s.first_rows.size() * units * s.steps;
+  const bool always = narrow == FusedOp::Narrow::kAlways;
+  const auto in_bytes = [](const float* row, size_t steps) { return ScaleOf(row, steps) >= 0; };
+  if ((always || floats >= FusedOp::kQuartersFrom) && AllRows(segments, units, in_bytes)) return Form::kBytes;
+  const auto in_halves = [](const float* row, size_t steps) {
+    uint32_t low = 0;
+    for (size_t k = 0; k < steps; ++k) low |= std::bit_cast<uint32_t>(row[k]);
+    return (low & 0xffffu) == 0;
+  };
+  return (always || floats >= FusedOp::kHalvesFrom) && AllRows(segments, units, in_halves) ? Form::kPairs : Form::kFloats;
+}
+
+// One vector of one segment: `count` rows of the matrix from `row` on, vector `lane` of `lanes` in every step. `scales`: its own.
+void PackLane(const Segment& segment, size_t row, size_t count, float* to, float* scales, size_t lane, size_t lanes, size_t width, Form form) {
+  const size_t stride = lanes * width;
+  for (size_t u = 0; u < count; ++u) {
+    const float* from = segment.matrix + (row + u) * segment.steps;
+    const size_t at = lane * width + u;
+    const float scale = form == Form::kBytes ? scales[u] = ScaleOf(from, segment.steps) : 0;
+    for (size_t k = 0; k < segment.steps; ++k) {
+      switch (form) {
+        case Form::kFloats: to[k * stride + at] = from[k]; break;
+        case Form::kPairs: {
+          float& place = to[k / 2 * stride + at];
+          const auto half = std::bit_cast<uint32_t>(from[k]);
+          place = std::bit_cast<float>(k % 2 == 0 ? half >> 16 : std::bit_cast<uint32_t>(place) | half);
+          break;
+        }
+        case Form::kBytes: reinterpret_cast<int8_t*>(to)[k * stride + at] = static_cast<int8_t>(scale > 0 ? std::nearbyint(from[k] / scale) : 0); break;
+      }
+    }
+  }
 }
 
 constexpr size_t kHugePage = size_t{2} << 20;
 
 }  // namespace
 
-PackedWeights::PackedWeights(size_t floats, bool pairs) : pairs_(pairs) {
+PackedWeights::PackedWeights(size_t floats, size_t scales, Form form) : scales_(form == Form::kBytes ? scales : 0), form_(form) {
   const bool huge = floats * sizeof(float) >= kHugePage;
   const size_t alignment = huge ? kHugePage : 64;
   const size_t bytes = (floats * sizeof(float) + alignment - 1) / alignment * alignment;
@@ -66,19 +96,23 @@ PackedWeights::PackedWeights(size_t floats, bool pairs) : pairs_(pairs) {
 
 void PackedWeights::Free::operator()(float* p) const { std::free(p); }
 
-PackedWeights PackGates(const std::vector<Segment>& segments, size_t units, size_t width, size_t halves_from) {
-  size_t stride = 0;
-  const bool pairs = InPairs(segments, units, halves_from);
-  for (const Segment& s : segments) stride += Places(s, pairs) * s.first_rows.size() * width;
-  PackedWeights out(Vectors(units, width) * stride, pairs);
+PackedWeights PackGates(const std::vector<Segment>& segments, size_t units, size_t width, FusedOp::Narrow narrow) {
+  const Form form = FormOf(segments, units, narrow);
+  size_t stride = 0, lanes = 0;
+  for (const Segment& s : segments) {
+    stride += FloatsOf(s.steps, width, form) * s.first_rows.size();
+    lanes += s.first_rows.size();
+  }
+  PackedWeights out(Vectors(units, width) * stride, Vectors(units, width) * lanes * width, form);
   float* to = out.data();
+  float* scales = out.scales();
   for (size_t unit = 0; unit < units; unit += width) {
     for (const Segment& s : segments) {
-      const size_t step = s.first_rows.size() * width;
       for (size_t lane = 0; lane < s.first_rows.size(); ++lane) {
-        PackLane(s, s.first_rows[lane] + unit, std::min(width, units - unit), to + lane * width, step, pairs);
+        PackLane(s, s.first_rows[lane] + unit, std::min(width, units - unit), to, scales, lane, s.first_rows.size(), width, form);
+        if (scales != nullptr) scales += width;
       }
-      to += Places(s, pairs) * step;
+      to += FloatsOf(s.steps, width, form) * s.first_rows.size();
     }
   }
   return out;
@@ -96,20 +130,22 @@ AlignedBuffer<float> PackGateVectors(const std::vector<const float*>& lanes, siz
   return out;
 }
 
-PackedWeights PackWide(const std::vector<Segment>& segments, size_t units, size_t width, size_t halves_from) {
-  const bool pairs = InPairs(segments, units, halves_from);
-  size_t places = 0;
-  for (const Segment& s : segments) places += Places(s, pairs);
-  PackedWeights out(Vectors(units, width) * places * width, pairs);
+PackedWeights PackWide(const std::vector<Segment>& segments, size_t units, size_t width, FusedOp::Narrow narrow) {
+  const Form form = FormOf(segments, units, narrow);
+  size_t floats = 0;
+  for (const Segment& s : segments) floats += FloatsOf(s.steps, width, form);
+  PackedWeights out(Vectors(units, width) * floats, Vectors(units, width) * segments.size() * width, form);
   float* to = out.data();
+  float* scales = out.scales();
   for (size_t unit = 0; unit < units; unit += 4 * width) {
     const size_t lanes = std::min<size_t>(4, Vectors(units - unit, width));
     for (const Segment& s : segments) {
       for (size_t lane = 0; lane < lanes; ++lane) {
         const size_t row = unit + lane * width;
-        PackLane(s, s.first_rows[0] + row, std::min(width, units - row), to + lane * width, lanes * width, pairs);
+        PackLane(s, s.first_rows[0] + row, std::min(width, units - row), to, scales, lane, lanes, width, form);
+        if (scales != nullptr) scales += width;
       }
-      to += Places(s, pairs) * lanes * width;
+      to += FloatsOf(s.steps, width, form) * lanes;
     }
   }
   return out;

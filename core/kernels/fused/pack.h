@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "core/base/aligned_buffer.h"
+#include "core/kernels/fused/fused.h"
+#include "core/kernels/fused/jobs.h"
 
 // Private to core/kernels/fused: weights in the order in which the kernels read them (jobs.h).
 namespace lstm::core::fused {
@@ -16,17 +18,20 @@ namespace lstm::core::fused {
 class PackedWeights {
  public:
   PackedWeights() = default;
-  PackedWeights(size_t floats, bool pairs);  // bad_alloc where there is no memory
+  PackedWeights(size_t floats, size_t scales, Form form);  // bad_alloc where there is no memory
   float* data() { return data_.get(); }
   const float* data() const { return data_.get(); }
-  bool pairs() const { return pairs_; }  // of bfloat16, two steps side by side
+  Form form() const { return form_; }
+  float* scales() { return scales_.data(); }
+  const float* scales() const { return scales_.data(); }  // null where the form has none
 
  private:
   struct Free {
     void operator()(float* p) const;
   };
   std::unique_ptr<float, Free> data_;
-  bool pairs_ = false;
+  AlignedBuffer<float> scales_;
+  Form form_ = Form::kFloats;
 };
 
 // A row-major matrix [.., steps] that a segment of a panel multiplies, and per vector of the panel the row of its first
@@ -37,14 +42,12 @@ struct Segment {
   std::vector<size_t> first_rows;
 };
 
-// Weights of more than `halves_from` floats that bfloat16 holds exactly, all of them, are packed as pairs.
-
 // Packs `units` units, a vector of `width` of them in each lane of a panel: those of gates, side by side.
-PackedWeights PackGates(const std::vector<Segment>& segments, size_t units, size_t width, size_t halves_from);
+PackedWeights PackGates(const std::vector<Segment>& segments, size_t units, size_t width, FusedOp::Narrow narrow);
 // [lane][units] to [panel][lane][width].
 AlignedBuffer<float> PackGateVectors(const std::vector<const float*>& lanes, size_t units, size_t width);
 
 // Packs `units` units, four vectors of them a panel, in the last panel as many as are left.
-PackedWeights PackWide(const std::vector<Segment>& segments, size_t units, size_t width, size_t halves_from);
+PackedWeights PackWide(const std::vector<Segment>& segments, size_t units, size_t width, FusedOp::Narrow narrow);
 
 }  // namespace lstm::core::fused

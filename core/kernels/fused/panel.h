@@ -102,17 +102,52 @@ LSTM_INLINE void AccumulatePairs(const float* w, size_t stride, const float* con
   if (steps % 2 != 0) step(even, steps - 1);
 }
 
+// The same over bytes: each is widened, and scaled to the weight that it stands for.
+template <class V, class L, int kRows, int kPanels, int kSums, int kAhead>
+LSTM_INLINE void AccumulateBytes(const float* w, size_t stride, const float* scales, size_t scales_stride, const float* const* rows, size_t begin, size_t steps,
+                                 const float*& ahead, typename V::Reg (&acc)[kRows][kPanels * kSums]) {
+  constexpr size_t kUnit = V::kWidth / 4;
+  const float* a[kRows];
+#pragma GCC unroll 8
+  for (int m = 0; m < kRows; ++m) a[m] = rows[m] + begin;
+  typename V::Reg scale[kPanels * L::kCount];
+#pragma GCC unroll 2
+  for (int p = 0; p < kPanels; ++p) {
+#pragma GCC unroll 4
+    for (int l = 0; l < L::kCount; ++l) scale[p * L::kCount + l] = V::Load(scales + static_cast<size_t>(p) * scales_stride + static_cast<size_t>(L::kFirst + l) * V::kWidth);
+  }
+  w += L::kFirst * kUnit;
+#pragma GCC unroll 2
+  for (size_t k = 0; k < steps; ++k, w += L::kStep * kUnit) {
+    if constexpr (kAhead > 0) {
+      V::Prefetch(ahead);
+      ahead += kAhead * kUnit;
+    }
+#pragma GCC unroll 2
+    for (int p = 0; p < kPanels; ++p) {
+#pragma GCC unroll 4
+      for (int l = 0; l < L::kCount; ++l) {
+        const typename V::Reg weight = V::Mul(V::Bytes(w + static_cast<size_t>(p) * stride + static_cast<size_t>(l) * kUnit), scale[p * L::kCount + l]);
+        const int sum = p * kSums + L::kAt[l];
+#pragma GCC unroll 8
+        for (int m = 0; m < kRows; ++m) acc[m][sum] = V::Fma(V::Set(a[m][k]), weight, acc[m][sum]);
+      }
+    }
+  }
+}
+
 // Runs an Op's rows through `panels` panels. An Op has
 //   kSums                 sums of a panel (vectors)
 //   X, H                  Lanes of the first and the second segment
 //   product               what jobs.h says; weights and bias begin with the first of these panels
 //   Init(panel, row, Reg*), Finish(panel, row, Reg*), and perhaps FinishLate(panel, row, const Reg*), which runs when all
 //   rows of a tile have finished: one long chain of dependent operations a row is two short ones, of which more overlap
-template <class V, class Op, bool kPairs>
+template <class V, class Op, Form kForm>
 class Panels {
  public:
   Panels(const Op& op, size_t panels)
-      : op_(op), p_(op.product), panels_(panels), x_steps_(StepsOfX(p_.x_steps, kPairs)), steps_(x_steps_ + p_.h_steps), stride_(At(steps_)) {}
+      : op_(op), p_(op.product), panels_(panels), x_steps_(StepsOfX(p_.x_steps, kForm)), steps_(x_steps_ + p_.h_steps), stride_(At(steps_)),
+        scales_stride_(static_cast<size_t>((p_.x_steps > 0 ? Op::X::kCount : 0) + (p_.h_steps > 0 ? Op::H::kCount : 0)) * V::kWidth) {}
 
   void Run() const {
     if (p_.rows <= static_cast<size_t>(V::kTileRows)) {
@@ -155,7 +190,7 @@ class Panels {
     const size_t tiles = (p_.rows + kHeight - 1) / kHeight;
     const size_t height = p_.rows / tiles, taller = p_.rows % tiles;
     const size_t chunks = (stride_ * sizeof(float) + kChunkBytes - 1) / kChunkBytes;
-    const size_t chunk = StepsOfX(chunks == 0 ? 1 : (steps_ + chunks - 1) / chunks, kPairs);
+    const size_t chunk = StepsOfX(chunks == 0 ? 1 : (steps_ + chunks - 1) / chunks, kForm);
     for (size_t i = 0; i < panels_; ++i) {
       const size_t panel = Panel(i), panel_after = i + 1 < panels_ ? Panel(i + 1) : panel;
       size_t begin = p_.begin;
@@ -165,7 +200,7 @@ class Panels {
         for (size_t t = 0, row = 0, ahead = 0; t < tiles; ++t) {
           const size_t n = height + (t < taller ? 1 : 0);
           const size_t passes = kHalves && n > static_cast<size_t>(V::kTileRows) ? 2 : 1;
-          const float* const from = next + ahead * Vectors(end - begin) * V::kWidth;
+          const float* const from = next + ahead * FloatsOf(end - begin, V::kWidth, kForm);
           if (ahead >= kSums) {
             AnyTile<0>(n, panel, row, begin, end, nullptr);
           } else if (tiles * passes >= kSums) {
@@ -189,9 +224,9 @@ class Panels {
 
   // Where step k begins in a panel.
   size_t At(size_t k) const {
-    return (k < x_steps_ ? Vectors(k) * Op::X::kCount : Vectors(x_steps_) * Op::X::kCount + Vectors(k - x_steps_) * Op::H::kCount) * V::kWidth;
+    return k < x_steps_ ? FloatsOf(k, V::kWidth, kForm) * Op::X::kCount
+                        : FloatsOf(x_steps_, V::kWidth, kForm) * Op::X::kCount + FloatsOf(k - x_steps_, V::kWidth, kForm) * Op::H::kCount;
   }
-  static constexpr size_t Vectors(size_t steps) { return kPairs ? (steps + 1) / 2 : steps; }
 
   template <int kAhead>
   LSTM_INLINE void AnyTile(size_t rows, size_t panel, size_t row, size_t begin, size_t end, const float* ahead) const {
@@ -256,7 +291,7 @@ class Panels {
   void HalfTiles(size_t panel, size_t row, size_t begin, size_t end, const float* ahead) const {
     Reg sums[kRows][4];
     HalfTile<0, kRows, kAhead>(panel, row, begin, end, ahead, sums);
-    HalfTile<2, kRows, kAhead>(panel, row, begin, end, ahead + kAhead * Vectors(end - begin) * V::kWidth, sums);
+    HalfTile<2, kRows, kAhead>(panel, row, begin, end, ahead + kAhead * FloatsOf(end - begin, V::kWidth, kForm), sums);
     if (end == steps_) Finish<kRows, 1>(panel, row, sums);
   }
   template <int kFirst, int kRows, int kAhead>
@@ -288,18 +323,21 @@ class Panels {
   template <class X, class H, int kRows, int kPanels, int kAll, int kAhead>
   LSTM_INLINE void Segments(size_t panel, size_t row, size_t begin, size_t end, const float* ahead, Reg (&acc)[kRows][kAll]) const {
     const float* const w = p_.weights + panel * stride_;
+    const float* const scales = kForm == Form::kBytes ? p_.scales + panel * scales_stride_ : nullptr;
     if (begin < p_.x_steps) {
       const size_t stop = end < p_.x_steps ? end : p_.x_steps;
-      Sum<X, kRows, kPanels, kAhead>(w + At(begin), p_.x + row, begin, stop - begin, ahead, acc);
+      Sum<X, kRows, kPanels, kAhead>(w + At(begin), scales, p_.x + row, begin, stop - begin, ahead, acc);
     }
     if (end > x_steps_) {
       const size_t start = begin > x_steps_ ? begin - x_steps_ : 0;
-      Sum<H, kRows, kPanels, kAhead>(w + At(x_steps_ + start), p_.h + row, start, end - x_steps_ - start, ahead, acc);
+      Sum<H, kRows, kPanels, kAhead>(w + At(x_steps_ + start), kForm == Form::kBytes && p_.x_steps > 0 ? scales + Op::X::kCount * V::kWidth : scales, p_.h + row, start, end - x_steps_ - start, ahead, acc);
     }
   }
   template <class L, int kRows, int kPanels, int kAhead, int kAll>
-  LSTM_INLINE void Sum(const float* w, const float* const* rows, size_t begin, size_t steps, const float*& ahead, Reg (&acc)[kRows][kAll]) const {
-    if constexpr (kPairs) {
+  LSTM_INLINE void Sum(const float* w, [[maybe_unused]] const float* scales, const float* const* rows, size_t begin, size_t steps, const float*& ahead, Reg (&acc)[kRows][kAll]) const {
+    if constexpr (kForm == Form::kBytes) {
+      AccumulateBytes<V, L, kRows, kPanels, kAll / kPanels, kAhead>(w, stride_, scales, scales_stride_, rows, begin, steps, ahead, acc);
+    } else if constexpr (kForm == Form::kPairs) {
       AccumulatePairs<V, L, kRows, kPanels, kAll / kPanels, kAhead>(w, stride_, rows, begin, steps, ahead, acc);
     } else {
       Accumulate<V, L, kRows, kPanels, kAll / kPanels, kAhead>(w, stride_, rows, begin, steps, ahead, acc);
@@ -347,7 +385,7 @@ class Panels {
 
   const Op& op_;
   const Product& p_;
-  const size_t panels_, x_steps_, steps_, stride_;
+  const size_t panels_, x_steps_, steps_, stride_, scales_stride_;
 };
 
 }  // namespace

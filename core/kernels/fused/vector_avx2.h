@@ -25,6 +25,8 @@ struct Avx2 {
   // The weights of two steps out of a vector of pairs.
   static Reg Even(const float* pairs) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(Load(pairs)), 16)); }
   static Reg Odd(const float* pairs) { return _mm256_and_ps(Load(pairs), _mm256_castsi256_ps(_mm256_set1_epi32(static_cast<int>(0xffff0000u)))); }
+  // Eight whole numbers of a byte.
+  static Reg Bytes(const float* p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)))); }
   static Reg Set(float f) { return _mm256_set1_ps(f); }
   static Reg Add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
   static Reg Sub(Reg a, Reg b) { return _mm256_sub_ps(a, b); }

@@ -25,6 +25,8 @@ struct Avx512 {
   // The weights of two steps out of a vector of pairs.
   static Reg Even(const float* pairs) { return Floats(_mm512_slli_epi32(Bits(Load(pairs)), 16)); }
   static Reg Odd(const float* pairs) { return Floats(_mm512_and_epi32(Bits(Load(pairs)), _mm512_set1_epi32(static_cast<int>(0xffff0000u)))); }
+  // Sixteen whole numbers of a byte.
+  static Reg Bytes(const float* p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))); }
   static Reg Set(float f) { return _mm512_set1_ps(f); }
   static Reg Add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
   static Reg Sub(Reg a, Reg b) { return _mm512_sub_ps(a, b); }

@@ -50,6 +50,10 @@ struct Portable {
   static Reg Odd(const float* pairs) {
     return Each([&](size_t i) { return Float(Bits(pairs[i]) & 0xffff0000u); });
   }
+  // Whole numbers of a byte.
+  static Reg Bytes(const float* p) {
+    return Each([bytes = reinterpret_cast<const signed char*>(p)](size_t i) { return static_cast<float>(bytes[i]); });
+  }
   static Reg Set(float f) {
     return Each([&](size_t) { return f; });
   }

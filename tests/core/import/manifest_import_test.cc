@@ -165,6 +165,29 @@ TEST(ManifestImportTest, RoundedWeightsAreTheNearestThatBfloat16Holds) {
   EXPECT_EQ(linear.bias->values.data()[0], 0.1f);
 }
 
+TEST(ManifestImportTest, WeightsRoundedToInt8AreWholeNumbersTimesOneOfTheirRow) {
+  Tensors tensors;
+  auto& weight = tensors.Add("y.weight", {3, 40});
+  for (size_t i = 0; i < weight.size(); ++i) weight[i] = std::sin(static_cast<float>(i * i)) * (i < 40 ? 1.0f : 0.01f);
+  for (size_t i = 80; i < 120; ++i) weight[i] = 0;
+  tensors.Add("y.bias", {3})[0] = 0.1f;
+  const auto rounded = Import("input { name: 'x' shape: 40 } layer { name: 'y' linear {} } round_weights: INT8", tensors);
+  ASSERT_TRUE(rounded.ok()) << rounded.status();
+  const auto& linear = std::get<LinearOp>(rounded->nodes[0].op);
+  EXPECT_EQ(linear.bias->values.data()[0], 0.1f);
+  for (size_t row = 0; row < 3; ++row) {
+    const float* const values = linear.weight->values.data() + row * 40;
+    float most = 0;
+    for (size_t i = 0; i < 40; ++i) most = std::max(most, std::fabs(values[i]));
+    const float scale = most / 127;
+    for (size_t i = 0; i < 40; ++i) {
+      EXPECT_NEAR(values[i], weight[row * 40 + i], row == 0 ? 0.01 : 0.0001);
+      EXPECT_EQ(values[i], scale > 0 ? std::nearbyint(values[i] / scale) * scale : 0.0f);
+      EXPECT_FALSE(values[i] == 0 && std::signbit(values[i]));
+    }
+  }
+}
+
 TEST(ManifestImportTest, InputsAreScaled) {
   Tensors t;
   t.Add("l.weight", {2, 3});

@@ -72,7 +72,7 @@ constexpr bool kSlow = false;
 #endif
 
 TEST_P(FusedTest, AgreesWithTheOracleFrom1To130AndTouchesNothingBeyondItsBuffers) {
-  for (int64_t size = 1; size <= 130; size += kSlow || kind().ends_with(testing::kBfloat16) ? 3 : 1) {
+  for (int64_t size = 1; size <= 130; size += kSlow || testing::IsNarrow(kind()) ? 3 : 1) {
     for (const int64_t in : {size * 11 % 47 + 1, size}) {
       const FusedLayer layer(kind(), in, size, static_cast<uint64_t>(size));
       const size_t rows = static_cast<size_t>(size) % 9 + 1;  // few rows and many take different ways
@@ -172,19 +172,22 @@ TEST_P(FusedTest, ManyStepsAtOnceHaveTheBitsOfSingleOnes) {
   }
 }
 
-// Whether weights lie in halves or whole changes no bit: an output more, whose weights need all their bits, makes them whole.
-TEST(FusedBfloat16Test, HalvesHaveTheBitsOfTheSameNumbersInWhole) {
+// How weights lie changes no bit: an output more, whose weights need all their bits, makes them whole.
+class FusedNarrowTest : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(FusedNarrowTest, HasTheBitsOfTheSameNumbersInWhole) {
+  const std::string weights = GetParam() + " weights";
   for (const Set set : {Set::kPortable, Set::kAvx2, Set::kAvx512}) {
     if (!FusedOp::Supported(set)) continue;
     for (const auto& [in, out] : {std::pair<size_t, size_t>{1, 1}, {7, 5}, {40, 33}, {129, 70}, {300, 130}}) {
-      const FusedLayer halves("linear_bfloat16", static_cast<int64_t>(in), static_cast<int64_t>(out), 3);
+      const FusedLayer halves("linear_" + GetParam(), static_cast<int64_t>(in), static_cast<int64_t>(out), 3);
       const auto& linear = std::get<LinearOp>(halves.model.nodes[0].op);
       std::vector<float> weight(linear.weight->values.data(), linear.weight->values.data() + in * out), bias(out + 1);
       std::copy_n(linear.bias->values.data(), out, bias.data());
-      weight.resize((out + 1) * in, 0.1f);
+      for (size_t i = 0; i < in; ++i) weight.push_back(0.1f / (static_cast<float>(i) + 3));
       const auto narrow = halves.Make(set), whole = FusedOp::Linear(weight.data(), bias.data(), out + 1, in, set);
-      ASSERT_NE(narrow->Describe().find("bfloat16"), std::string::npos);
-      ASSERT_EQ(whole->Describe().find("bfloat16"), std::string::npos);
+      ASSERT_NE(narrow->Describe().find(weights), std::string::npos);
+      ASSERT_EQ(whole->Describe().find(weights), std::string::npos);
       for (const size_t n : {1, 2, 4, 7, 50}) {
         std::vector<std::vector<float>> x(n, std::vector<float>(in)), a(n, std::vector<float>(out)), b(n, std::vector<float>(out + 1));
         std::vector<const float*> rows;
@@ -204,6 +207,8 @@ TEST(FusedBfloat16Test, HalvesHaveTheBitsOfTheSameNumbersInWhole) {
     }
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Forms, FusedNarrowTest, ::testing::Values("bfloat16", "int8"), [](const auto& form) { return form.param; });
 
 // Against the plain C++, step after step: a difference in one bit would grow.
 TEST_P(FusedTest, AllInstructionSetsGiveTheSameBits) {

@@ -19,19 +19,22 @@ namespace lstm::testing {
 
 using Set = core::FusedOp::InstructionSet;
 
-// Those that end so have weights that bfloat16 holds.
-constexpr std::string_view kBfloat16 = "_bfloat16";
+// Those that end so have weights that bfloat16 holds, or whole numbers times one of their row.
+constexpr std::string_view kBfloat16 = "_bfloat16", kInt8 = "_int8";
+inline bool IsNarrow(const std::string& kind) { return kind.ends_with(kBfloat16) || kind.ends_with(kInt8); }
 
 inline std::vector<std::string> FusedKinds() {
   return {"lstm", "lstm_peephole", "lstm_projection", "lstm_peephole_projection", "gru_after", "gru_before", "rnn_tanh", "rnn_relu", "linear",
-          "lstm_projection_bfloat16", "gru_after_bfloat16", "gru_before_bfloat16", "rnn_tanh_bfloat16", "linear_bfloat16"};
+          "lstm_projection_bfloat16", "gru_after_bfloat16", "gru_before_bfloat16", "rnn_tanh_bfloat16", "linear_bfloat16",
+          "lstm_projection_int8", "gru_after_int8", "gru_before_int8", "rnn_relu_int8", "linear_int8"};
 }
 
 // A model of one fused layer.
 struct FusedLayer {
   FusedLayer(const std::string& kind, int64_t in_width, int64_t hidden_width, uint64_t seed)
-      : model(OneLayer(kind.substr(0, kind.find(kBfloat16)), in_width, hidden_width, seed, true)) {
+      : model(OneLayer(kind.substr(0, std::min(kind.find(kBfloat16), kind.find(kInt8))), in_width, hidden_width, seed, true)) {
     if (kind.ends_with(kBfloat16)) core::RoundWeightsToBfloat16(model);
+    if (kind.ends_with(kInt8)) core::RoundWeightsToInt8(model);
     const core::Op& op = model.nodes[0].op;
     in = static_cast<size_t>(core::CheckedElementCount(model.values[static_cast<size_t>(model.nodes[0].inputs[0])].shape));
     out = static_cast<size_t>(core::CheckedElementCount(model.values[static_cast<size_t>(model.nodes[0].output)].shape));
@@ -40,7 +43,7 @@ struct FusedLayer {
   }
 
   std::unique_ptr<const core::FusedOp> Make(Set set) const {
-    constexpr auto kAlways = core::FusedOp::Halves::kAlways;
+    constexpr auto kAlways = core::FusedOp::Narrow::kAlways;
     const core::Op& op = model.nodes[0].op;
     if (const auto* lstm = std::get_if<core::LstmOp>(&op)) return core::FusedOp::Lstm(*lstm, set, kAlways);
     if (const auto* gru = std::get_if<core::GruOp>(&op)) return core::FusedOp::Gru(*gru, set, kAlways);
