@@ -7,9 +7,11 @@
 #include <utility>
 
 #include "core/base/status_macros.h"
+#include "core/kernels/fused/fused_map.h"
 #include "core/kernels/kernel.h"
 
-// Ops that treat a row by itself, in plain loops: every row takes the same path, so its bits cannot depend on the batch.
+// Ops that treat a row by itself: every row takes the same path, so its bits cannot depend on the batch. In plain loops, or where the
+// engine is the fused one in its vectors.
 namespace lstm::core {
 namespace {
 
@@ -62,6 +64,10 @@ RowFunction Map(size_t n, Function f) {
     const float* x = F(in[0]);
     for (size_t i = 0; i < n; ++i) out[i] = f(x[i]);
   };
+}
+
+RowFunction InVectors(const FusedMap& map, size_t n) {
+  return [map, n](const void* const* in, float* out) { map.Run(F(in[0]), nullptr, false, n, out); };
 }
 
 float Sigmoid(float x) { return 1.0f / (1.0f + std::exp(-x)); }
@@ -120,15 +126,25 @@ RowFunction Softmax(bool log, size_t rows, size_t n) {
   };
 }
 
+// Eight sums side by side, for one alone would wait for each addition.
+template <typename F>
+double SumOf(size_t n, F f) {
+  double parts[8] = {};
+  size_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    for (size_t j = 0; j < 8; ++j) parts[j] += f(i + j);
+  }
+  for (size_t j = 0; i < n; ++i, ++j) parts[j] += f(i);
+  return ((parts[0] + parts[1]) + (parts[2] + parts[3])) + ((parts[4] + parts[5]) + (parts[6] + parts[7]));
+}
+
 RowFunction LayerNorm(const LayerNormOp& op, size_t rows, size_t n) {
   return [op, rows, n](const void* const* in, float* out) {
     for (size_t r = 0; r < rows; ++r) {
       const float* x = F(in[0]) + r * n;
-      double mean = 0, variance = 0;
-      for (size_t i = 0; i < n; ++i) mean += x[i];
-      mean /= static_cast<double>(n);
-      for (size_t i = 0; i < n; ++i) variance += (x[i] - mean) * (x[i] - mean);
-      const double inverse = 1 / std::sqrt(variance / static_cast<double>(n) + op.epsilon);
+      const double mean = SumOf(n, [x](size_t i) { return static_cast<double>(x[i]); }) / static_cast<double>(n);
+      const double variance = SumOf(n, [x, mean](size_t i) { return (x[i] - mean) * (x[i] - mean); }) / static_cast<double>(n);
+      const double inverse = 1 / std::sqrt(variance + op.epsilon);
       for (size_t i = 0; i < n; ++i) {
         auto y = static_cast<float>((x[i] - mean) * inverse);
         if (op.scale) y *= op.scale->values[i];
@@ -153,6 +169,19 @@ RowFunction Fold(const std::vector<size_t>& counts, size_t n, Function f) {
         for (size_t i = 0; i < n; ++i) out[i] = f(out[i], b[i]);
       }
     }
+  };
+}
+
+// The same in vectors.
+RowFunction FoldInVectors(const FusedMap& map, const std::vector<size_t>& counts, size_t n) {
+  return [=](const void* const* in, float* out) {
+    const float* a = F(in[0]);
+    if (counts[0] == 1 && n > 1) {
+      std::fill_n(out, n, a[0]);
+      a = out;
+    }
+    for (size_t k = 1; k < counts.size(); ++k, a = out) map.Run(a, F(in[k]), counts[k] == 1, n, out);
+    if (counts.size() == 1 && a != out) std::copy_n(a, n, out);
   };
 }
 
@@ -192,6 +221,8 @@ absl::StatusOr<std::unique_ptr<const Kernel>> MakePointwiseKernel(const KernelCo
   const auto out = static_cast<size_t>(CheckedElementCount(shape_of(node.output)));
   const size_t n = counts[0], last = last_of(shape_of(node.inputs[0])), out_last = last_of(shape_of(node.output));
 
+  const bool vectors = context.engine == Engine::kFused;
+  const auto set = FusedOp::Best();
   RowFunction row;
   if (const auto* embedding = std::get_if<EmbeddingOp>(&node.op)) {
     row = [weight = embedding->weight, out](const void* const* in, float* y) {
@@ -199,13 +230,15 @@ absl::StatusOr<std::unique_ptr<const Kernel>> MakePointwiseKernel(const KernelCo
       std::copy_n(weight->values.data() + id * out, out, y);
     };
   } else if (const auto* activation = std::get_if<ActivationOp>(&node.op)) {
-    row = Activation(*activation, n);
+    const auto map = vectors ? FusedMap::Of(*activation, set) : std::nullopt;
+    row = map ? InVectors(*map, n) : Activation(*activation, n);
   } else if (const auto* softmax = std::get_if<SoftmaxOp>(&node.op)) {
     row = Softmax(softmax->log, n / last, last);
   } else if (const auto* norm = std::get_if<LayerNormOp>(&node.op)) {
     row = LayerNorm(*norm, n / last, last);
   } else if (const auto* elementwise = std::get_if<ElementwiseOp>(&node.op)) {
-    row = Elementwise(elementwise->kind, counts, out);
+    const auto map = vectors ? FusedMap::Of(elementwise->kind, set) : std::nullopt;
+    row = map ? FoldInVectors(*map, counts, out) : Elementwise(elementwise->kind, counts, out);
   } else if (std::holds_alternative<ConcatOp>(node.op)) {
     std::vector<size_t> widths;
     for (ValueId id : node.inputs) widths.push_back(last_of(shape_of(id)));

@@ -30,7 +30,7 @@ float ToInt8(float f, float scale) { return std::clamp(std::nearbyint(f / scale)
 
 void RowToInt8(std::span<float> row) {
   constexpr float kOfTheLargest[] = {1.0f, 0.95f, 0.9f, 0.85f, 0.8f, 0.75f, 0.7f, 0.6f, 0.5f};
-  constexpr float kSmallest = 1e-30f;
+  constexpr float kSmallest = 1e-9f;  // well within what is packed in bytes (core/kernels/fused/pack.cc)
   float most = 0;
   bool finite = true;
   for (const float f : row) {
@@ -41,7 +41,7 @@ void RowToInt8(std::span<float> row) {
   float best = 0;
   double least = std::numeric_limits<double>::infinity();
   for (const float part : kOfTheLargest) {
-    // Seven bits less than a float has, so that a product with a whole number of seven is exact.
+    // Seven bits less than a float has: the products are exact, so that the whole numbers are found again.
     const float scale = std::bit_cast<float>((std::bit_cast<uint32_t>(most * part / 127) + 0x7fu) & ~0x7fu);
     double lost = 0;
     for (const float f : row) lost += std::pow(static_cast<double>(f) - static_cast<double>(ToInt8(f, scale)), 2);

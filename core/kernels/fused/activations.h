@@ -38,6 +38,12 @@ struct Activations {
   }
   static Reg Sigmoid(Reg x) { return V::Div(V::Set(1.0f), SigmoidPart(x)); }
 
+  // Of x <= 88; below -87 the limit.
+  static Reg ExpMinusOne(Reg x) {
+    const Parts e = Split(V::Max(V::Set(-87.0f), x));
+    return V::Fma(e.power, e.m, V::Sub(e.power, V::Set(1.0f)));
+  }
+
   // e^2|x| - 1, up to |x| = 10, where tanh is 1 to the last bit.
   static Reg TanhPart(Reg x) {
     const Reg a = V::Abs(x);

@@ -3,7 +3,9 @@
 
 #include "core/kernels/fused/activations.h"
 #include "core/kernels/fused/jobs.h"
+#include "core/kernels/fused/map.h"
 #include "core/kernels/fused/panel.h"
+#include "core/kernels/fused/stream.h"
 
 // What follows the sums: the gates, as core/model/model.h has them. Internal linkage: see panel.h.
 namespace lstm::core::fused {
@@ -162,12 +164,18 @@ struct DenseStep {
   }
 };
 
+template <class V, Form kForm, class Step>
+void RunForm(const Step& step, size_t panels) {
+  if (Streams<V, Step, kForm>::Takes(step.product)) return Streams<V, Step, kForm>(step, panels).Run();
+  Panels<V, Step, kForm>(step, panels).Run();
+}
+
 template <class V, class Step>
 void RunPanels(const Step& step, size_t panels) {
   switch (step.product.form) {
-    case Form::kFloats: return Panels<V, Step, Form::kFloats>(step, panels).Run();
-    case Form::kPairs: return Panels<V, Step, Form::kPairs>(step, panels).Run();
-    case Form::kBytes: return Panels<V, Step, Form::kBytes>(step, panels).Run();
+    case Form::kFloats: return RunForm<V, Form::kFloats>(step, panels);
+    case Form::kPairs: return RunForm<V, Form::kPairs>(step, panels);
+    case Form::kBytes: return RunForm<V, Form::kBytes>(step, panels);
   }
 }
 
@@ -199,7 +207,7 @@ void RunWide(const Job& job) {
 template <class V>
 constexpr Isa IsaOf(const char* name) {
   return {name, V::kWidth, RunCell<V, LstmStep, LstmJob>, RunCell<V, GruAfterStep, GruAfterJob>,
-          RunCell<V, GruBeforeStep, GruBeforeJob>, RunWide<V, GruBlendStep, GruBlendJob>, RunWide<V, DenseStep, DenseJob>};
+          RunCell<V, GruBeforeStep, GruBeforeJob>, RunWide<V, GruBlendStep, GruBlendJob>, RunWide<V, DenseStep, DenseJob>, RunMap<V>};
 }
 
 }  // namespace

@@ -19,6 +19,7 @@ class Dense : public Layer {
     isa_.dense({ProductOf(weights_, count, rows.x, rows.h, scratch, range), squash_, rows.out, rows.copy});
   }
   Form Weighs() const override { return weights_.form(); }
+  size_t FarSteps() const override { return weights_.far_steps(); }
   size_t Vectors() const override { return (weights_.units + isa_.width - 1) / isa_.width; }
 
  private:
@@ -28,11 +29,11 @@ class Dense : public Layer {
 
 }  // namespace
 
-Weights PackDense(const float* weight, const float* recurrent, const float* bias, size_t units, size_t in, size_t back, const Isa& isa, FusedOp::Narrow narrow) {
+Weights PackDense(const float* weight, const float* recurrent, const float* bias, size_t units, size_t in, size_t back, const Isa& isa, FusedOp::Large large) {
   Weights out{{}, {}, in, back, units};
   std::vector<Segment> segments = {{weight, in, {0}}};
   if (back > 0) segments.push_back({recurrent, back, {0}});
-  out.weights = PackWide(segments, units, isa.width, narrow);
+  out.weights = PackWide(segments, units, isa.width, large);
   const std::vector<float> zeros(bias == nullptr ? units : 0);
   out.bias = PackGateVectors({bias == nullptr ? zeros.data() : bias}, units, isa.width);
   return out;
@@ -40,16 +41,16 @@ Weights PackDense(const float* weight, const float* recurrent, const float* bias
 
 }  // namespace fused
 
-std::unique_ptr<const FusedOp> FusedOp::Linear(const float* weight, const float* bias, size_t out, size_t in, InstructionSet set, Narrow narrow) {
+std::unique_ptr<const FusedOp> FusedOp::Linear(const float* weight, const float* bias, size_t out, size_t in, InstructionSet set, Large large) {
   const fused::Isa& isa = fused::IsaFor(set);
-  return std::make_unique<const fused::Dense>(isa, fused::PackDense(weight, nullptr, bias, out, in, 0, isa, narrow), fused::Squash::kNone);
+  return std::make_unique<const fused::Dense>(isa, fused::PackDense(weight, nullptr, bias, out, in, 0, isa, large), fused::Squash::kNone);
 }
 
-std::unique_ptr<const FusedOp> FusedOp::Rnn(const RnnOp& op, InstructionSet set, Narrow narrow) {
+std::unique_ptr<const FusedOp> FusedOp::Rnn(const RnnOp& op, InstructionSet set, Large large) {
   const fused::Isa& isa = fused::IsaFor(set);
   const auto hidden = static_cast<size_t>(op.recurrent->shape[1]), in = static_cast<size_t>(op.weight->shape[1]);
   return std::make_unique<const fused::Dense>(
-      isa, fused::PackDense(op.weight->values.data(), op.recurrent->values.data(), op.bias->values.data(), hidden, in, hidden, isa, narrow),
+      isa, fused::PackDense(op.weight->values.data(), op.recurrent->values.data(), op.bias->values.data(), hidden, in, hidden, isa, large),
       op.relu ? fused::Squash::kRelu : fused::Squash::kTanh);
 }
 

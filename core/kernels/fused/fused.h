@@ -36,18 +36,19 @@ class FusedOp {
     virtual ~Scratch() = default;
   };
 
-  // Weights that bfloat16 holds exactly, all of a product, may lie in half the bytes; those that are whole numbers from -127 to 127
-  // times one number of their row in a quarter. That changes no bit of a result. kAuto: those of products of so many floats, where a
-  // step waits for memory; smaller ones take longer for it.
-  enum class Narrow { kAuto, kAlways };
-  static constexpr size_t kHalvesFrom = size_t{150} << 10, kQuartersFrom = size_t{600} << 10;
+  // Weights that bfloat16 holds exactly, all of a product, may lie in half the bytes, which changes no bit of a result; those that are
+  // whole numbers from -127 to 127 times one number of their row in a quarter, which changes the last. kBySize: those of products of so
+  // many floats, where a step waits for memory; smaller ones take longer for it. Which it is follows from the weights alone. Products
+  // that have more bytes than a cache keeps until the next step are read in another way, with the same bits.
+  enum class Large { kBySize, kAlways };
+  static constexpr size_t kHalvesFrom = size_t{150} << 10, kQuartersFrom = size_t{600} << 10, kFarFrom = size_t{1} << 20;
 
   // The op's shapes agree with each other (core/model/op_shapes.h). The instruction set is one that is supported.
-  static std::unique_ptr<const FusedOp> Lstm(const LstmOp& op, InstructionSet set, Narrow narrow = Narrow::kAuto);
-  static std::unique_ptr<const FusedOp> Gru(const GruOp& op, InstructionSet set, Narrow narrow = Narrow::kAuto);
-  static std::unique_ptr<const FusedOp> Rnn(const RnnOp& op, InstructionSet set, Narrow narrow = Narrow::kAuto);
+  static std::unique_ptr<const FusedOp> Lstm(const LstmOp& op, InstructionSet set, Large large = Large::kBySize);
+  static std::unique_ptr<const FusedOp> Gru(const GruOp& op, InstructionSet set, Large large = Large::kBySize);
+  static std::unique_ptr<const FusedOp> Rnn(const RnnOp& op, InstructionSet set, Large large = Large::kBySize);
   // weight [O, I] row-major, bias [O] or null.
-  static std::unique_ptr<const FusedOp> Linear(const float* weight, const float* bias, size_t out, size_t in, InstructionSet set, Narrow narrow = Narrow::kAuto);
+  static std::unique_ptr<const FusedOp> Linear(const float* weight, const float* bias, size_t out, size_t in, InstructionSet set, Large large = Large::kBySize);
   virtual ~FusedOp() = default;
 
   // For batches of any size up to max_rows. Nothing is allocated after it. `many_steps`: for RunInput and RunRecurrent too.

@@ -12,17 +12,17 @@ const float* Data(const ConstantPtr& constant) { return constant->values.data();
 
 class LstmLayer : public Layer {
  public:
-  LstmLayer(const LstmOp& op, const Isa& isa, Narrow narrow) : Layer(isa) {
+  LstmLayer(const LstmOp& op, const Isa& isa, Large large) : Layer(isa) {
     const auto hidden = static_cast<size_t>(op.weight->shape[0] / 4);
     const std::vector<size_t> gates = {0, hidden, 2 * hidden, 3 * hidden};
-    gates_ = {PackGates({{Data(op.weight), Columns(op.weight), gates}, {Data(op.recurrent), Columns(op.recurrent), gates}}, hidden, isa.width, narrow),
+    gates_ = {PackGates({{Data(op.weight), Columns(op.weight), gates}, {Data(op.recurrent), Columns(op.recurrent), gates}}, hidden, isa.width, large),
               PackGateVectors({Data(op.bias), Data(op.bias) + hidden, Data(op.bias) + 2 * hidden, Data(op.bias) + 3 * hidden}, hidden, isa.width),
               Columns(op.weight), Columns(op.recurrent), hidden};
     if (op.peephole) {
       const float* p = Data(op.peephole);
       peephole_ = PackGateVectors({p, p + hidden, p + 2 * hidden}, hidden, isa.width);
     }
-    if (op.projection) projection_ = PackDense(Data(op.projection), nullptr, nullptr, Columns(op.recurrent), hidden, 0, isa, narrow);
+    if (op.projection) projection_ = PackDense(Data(op.projection), nullptr, nullptr, Columns(op.recurrent), hidden, 0, isa, large);
   }
 
  protected:
@@ -43,6 +43,7 @@ class LstmLayer : public Layer {
   }
 
   Form Weighs() const override { return gates_.form(); }
+  size_t FarSteps() const override { return std::max(gates_.far_steps(), projection_.far_steps()); }
   size_t Vectors() const override { return (gates_.units + isa_.width - 1) / isa_.width; }
 
  private:
@@ -52,11 +53,11 @@ class LstmLayer : public Layer {
 
 class GruAfterLayer : public Layer {
  public:
-  GruAfterLayer(const GruOp& op, const Isa& isa, Narrow narrow) : Layer(isa) {
+  GruAfterLayer(const GruOp& op, const Isa& isa, Large large) : Layer(isa) {
     const size_t hidden = Columns(op.recurrent);
     const std::vector<size_t> gates = {0, hidden, 2 * hidden};
     const float* b = Data(op.bias);
-    weights_ = {PackGates({{Data(op.weight), Columns(op.weight), gates}, {Data(op.recurrent), hidden, gates}}, hidden, isa.width, narrow),
+    weights_ = {PackGates({{Data(op.weight), Columns(op.weight), gates}, {Data(op.recurrent), hidden, gates}}, hidden, isa.width, large),
                 PackGateVectors({b, b + hidden, b + 2 * hidden, b + 3 * hidden}, hidden, isa.width), Columns(op.weight), hidden, hidden};
   }
 
@@ -66,6 +67,7 @@ class GruAfterLayer : public Layer {
   }
 
   Form Weighs() const override { return weights_.form(); }
+  size_t FarSteps() const override { return weights_.far_steps(); }
   size_t Vectors() const override { return (weights_.units + isa_.width - 1) / isa_.width; }
 
  private:
@@ -75,12 +77,12 @@ class GruAfterLayer : public Layer {
 // Two passes, since n needs all of r * h.
 class GruBeforeLayer : public Layer {
  public:
-  GruBeforeLayer(const GruOp& op, const Isa& isa, Narrow narrow) : Layer(isa) {
+  GruBeforeLayer(const GruOp& op, const Isa& isa, Large large) : Layer(isa) {
     const size_t hidden = Columns(op.recurrent);
     const float* b = Data(op.bias);
-    first_ = {PackGates({{Data(op.weight), Columns(op.weight), {0, hidden, 2 * hidden}}, {Data(op.recurrent), hidden, {0, hidden}}}, hidden, isa.width, narrow),
+    first_ = {PackGates({{Data(op.weight), Columns(op.weight), {0, hidden, 2 * hidden}}, {Data(op.recurrent), hidden, {0, hidden}}}, hidden, isa.width, large),
               PackGateVectors({b, b + hidden, b + 2 * hidden}, hidden, isa.width), Columns(op.weight), hidden, hidden};
-    second_ = {PackWide({{Data(op.recurrent), hidden, {2 * hidden}}}, hidden, isa.width, narrow), {}, 0, hidden, hidden};
+    second_ = {PackWide({{Data(op.recurrent), hidden, {2 * hidden}}}, hidden, isa.width, large), {}, 0, hidden, hidden};
   }
 
  protected:
@@ -102,6 +104,7 @@ class GruBeforeLayer : public Layer {
   }
 
   Form Weighs() const override { return first_.form(); }
+  size_t FarSteps() const override { return std::max(first_.far_steps(), second_.far_steps()); }
   size_t Vectors() const override { return (first_.units + isa_.width - 1) / isa_.width; }
 
  private:
@@ -111,13 +114,13 @@ class GruBeforeLayer : public Layer {
 }  // namespace
 }  // namespace fused
 
-std::unique_ptr<const FusedOp> FusedOp::Lstm(const LstmOp& op, InstructionSet set, Narrow narrow) {
-  return std::make_unique<const fused::LstmLayer>(op, fused::IsaFor(set), narrow);
+std::unique_ptr<const FusedOp> FusedOp::Lstm(const LstmOp& op, InstructionSet set, Large large) {
+  return std::make_unique<const fused::LstmLayer>(op, fused::IsaFor(set), large);
 }
 
-std::unique_ptr<const FusedOp> FusedOp::Gru(const GruOp& op, InstructionSet set, Narrow narrow) {
-  if (op.reset_after) return std::make_unique<const fused::GruAfterLayer>(op, fused::IsaFor(set), narrow);
-  return std::make_unique<const fused::GruBeforeLayer>(op, fused::IsaFor(set), narrow);
+std::unique_ptr<const FusedOp> FusedOp::Gru(const GruOp& op, InstructionSet set, Large large) {
+  if (op.reset_after) return std::make_unique<const fused::GruAfterLayer>(op, fused::IsaFor(set), large);
+  return std::make_unique<const fused::GruBeforeLayer>(op, fused::IsaFor(set), large);
 }
 
 }  // namespace lstm::core

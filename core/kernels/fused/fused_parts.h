@@ -21,10 +21,13 @@ struct Weights {
   AlignedBuffer<float> bias;
   size_t x_steps = 0, h_steps = 0, units = 0;
   Form form() const { return weights.form(); }
+  size_t steps() const { return StepsOfX(x_steps, form()) + h_steps; }
+  size_t far_steps() const { return weights.far() ? steps() : 0; }
 };
 
 struct BaseScratch : FusedOp::Scratch {
   AlignedBuffer<float> partial;
+  AlignedBuffer<float> turned;
   AlignedBuffer<float> sums;  // of the rows of many steps, between their input and their recurrent part
   size_t sums_stride = 0, first = 0;
   bool backwards = false;  // every other run
@@ -41,6 +44,7 @@ class Layer : public FusedOp {
     const size_t block = std::min(max_rows, kBlockRows);
     std::unique_ptr<BaseScratch> scratch = MakeBlockScratch(block);
     scratch->partial = AlignedBuffer<float>(block * 4 * isa_.width);
+    scratch->turned = AlignedBuffer<float>(std::min((block + 3) / 4 * 4, kMostStreamRows) * FarSteps());
     if (many_steps) {
       scratch->sums_stride = std::min(max_rows, kMaxManyRows) * 4 * isa_.width;
       scratch->sums = AlignedBuffer<float>(Vectors() * scratch->sums_stride);
@@ -79,11 +83,13 @@ class Layer : public FusedOp {
   virtual std::unique_ptr<BaseScratch> MakeBlockScratch(size_t) const { return std::make_unique<BaseScratch>(); }
   virtual void RunBlock(Range range, size_t count, const Rows& rows, BaseScratch& scratch) const = 0;
   virtual Form Weighs() const = 0;
+  virtual size_t FarSteps() const = 0;  // of the product that has most of those whose weights are far
   virtual size_t Vectors() const = 0;  // of units: as many panels or more than the sums over x have
 
   Product ProductOf(const Weights& w, size_t count, const float* const* x, const float* const* h, BaseScratch& scratch, Range range = Range::kAll) const {
     const size_t input = StepsOfX(w.x_steps, w.form());
-    Product out = {w.weights.data(), w.weights.scales(), w.bias.data(), w.x_steps, w.h_steps, w.units, count, x, h, scratch.partial.data(), 0, input + w.h_steps, nullptr, 0, w.form(), scratch.backwards};
+    Product out = {w.weights.data(), w.weights.scales(), w.bias.data(), w.x_steps, w.h_steps, w.units, count, x, h, scratch.partial.data(), 0, w.steps(), nullptr, 0, w.form(),
+                   w.weights.far(), scratch.turned.data(), scratch.backwards};
     if (range == Range::kAll) return out;
     (range == Range::kInput ? out.end : out.begin) = input;
     out.sums = scratch.sums.data() + scratch.first * 4 * isa_.width;
@@ -107,6 +113,6 @@ struct Block {
 };
 
 // y = f(W x + R h + b); R may be null.
-Weights PackDense(const float* weight, const float* recurrent, const float* bias, size_t units, size_t in, size_t back, const Isa& isa, FusedOp::Narrow narrow);
+Weights PackDense(const float* weight, const float* recurrent, const float* bias, size_t units, size_t in, size_t back, const Isa& isa, FusedOp::Large large);
 
 }  // namespace lstm::core::fused

@@ -10,21 +10,24 @@ namespace lstm::core::fused {
 // Rows are handed to the kernels in blocks of at most so many: what a chunk of weights meets stays in the L2 cache.
 inline constexpr size_t kBlockRows = 192;
 
+// Of weights that no cache holds, up to so many rows are taken at a time (stream.h).
+inline constexpr size_t kMostStreamRows = 24;
+
 // How weights lie.
 enum class Form {
   kFloats,
   // In half the bytes, where bfloat16 holds them exactly: each 32 bits are a weight of an even step (the low half) and the one of the step after
   // it. A segment of an odd number of steps ends with half a pair of zeros, and counts as one step more in what follows.
   kPairs,
-  // In a quarter: whole numbers of a byte, times one scale for each unit and segment. Scales are such that the product is exact, so
-  // that what is multiplied with is the weight itself.
+  // In a quarter: whole numbers of a byte, times one scale for each unit and segment. A sum is divided by the scale where a segment
+  // begins and multiplied by it where it ends.
   kBytes,
 };
 
 // The sums that a cell begins with. Output units lie in panels of `accumulators` vectors; a panel's weights lie one step
 // of k after another, its first segment [x_steps] against x, then its second [h_steps] against h.
 // Weights lie in one of three forms, all of a product in the same.
-// Every sum is ONE chain of fused multiply-adds: the bias, then x_0, x_1, ..., then h_0, h_1, ...: the same for every
+// Every sum is ONE chain of fused multiply-adds (of bytes, one for each segment): the bias, then x_0, x_1, ..., then h_0, h_1, ...: the same for every
 // tile, chunk, batch and vector width. That is why a row's bits depend on that row alone.
 struct Product {
   const float* weights;  // 64-byte aligned
@@ -42,6 +45,8 @@ struct Product {
   float* sums;
   size_t sums_stride;
   Form form;
+  bool far;       // no cache holds the weights between two steps
+  float* turned;  // far: [kMostStreamRows] times the steps, those of the first segment as StepsOfX has them
   bool backwards;  // the last panel first: no sum knows, and what the run before read last is still in the cache
 };
 
@@ -98,6 +103,18 @@ struct DenseJob {  // four vectors of units a panel, the last panel as many as a
   float* const* copy;
 };
 
+enum class Map { kSigmoid, kTanh, kSilu, kRelu, kLeakyRelu, kElu, kHardSigmoid, kSoftsign, kClip, kAdd, kSubtract, kMultiply, kDivide };
+
+struct MapJob {  // fused_map.h
+  Map map;
+  const float* a;
+  const float* b;  // null: the function takes one row
+  bool one;        // b is one element
+  size_t n;
+  float alpha, beta;
+  float* out;
+};
+
 // One instruction set.
 struct Isa {
   const char* name;
@@ -107,6 +124,7 @@ struct Isa {
   void (*gru_before)(const GruBeforeJob&);
   void (*gru_blend)(const GruBlendJob&);
   void (*dense)(const DenseJob&);
+  void (*map)(const MapJob&);
 };
 
 extern const Isa kPortable, kAvx2, kAvx512;

@@ -16,16 +16,17 @@ namespace {
 
 size_t Vectors(size_t units, size_t width) { return (units + width - 1) / width; }
 
-// Of the row of a matrix whose numbers are all whole multiples, from -127 to 127, of one: that one, such that the products are
-// exact. Negative: they are not.
+// Of the row of a matrix whose numbers are all whole multiples, from -127 to 127, of one: that one. 0: they are not, or it is so
+// small or large that sums in its units might be too large for a float.
 float ScaleOf(const float* row, size_t steps) {
+  constexpr float kSmallest = 1e-12f;
   float most = 0;
   for (size_t k = 0; k < steps; ++k) most = std::max(most, std::fabs(row[k]));
+  if (most == 0) return 1;
   const float scale = most / 127;
-  if (!std::isfinite(scale) || (std::bit_cast<uint32_t>(scale) & 0x7fu) != 0) return -1;
+  if (!(scale > kSmallest) || !(scale < 1 / kSmallest) || (std::bit_cast<uint32_t>(scale) & 0x7fu) != 0) return 0;
   for (size_t k = 0; k < steps; ++k) {
-    const float whole = scale > 0 ? std::nearbyint(row[k] / scale) : 0.0f;
-    if (std::bit_cast<uint32_t>(scale * whole) != std::bit_cast<uint32_t>(row[k])) return -1;
+    if (scale * std::nearbyint(row[k] / scale) != row[k]) return 0;
   }
   return scale;
 }
@@ -42,12 +43,12 @@ bool AllRows(const std::vector<Segment>& segments, size_t units, F good) {
   return true;
 }
 
-// Where it pays, the narrowest that holds every weight exactly.
-Form FormOf(const std::vector<Segment>& segments, size_t units, FusedOp::Narrow narrow) {
+// Where it pays, the narrowest that holds every weight.
+Form FormOf(const std::vector<Segment>& segments, size_t units, FusedOp::Large large) {
   size_t floats = 0;
   for (const Segment& s : segments) floats += s.first_rows.size() * units * s.steps;
-  const bool always = narrow == FusedOp::Narrow::kAlways;
-  const auto in_bytes = [](const float* row, size_t steps) { return ScaleOf(row, steps) >= 0; };
+  const bool always = large == FusedOp::Large::kAlways;
+  const auto in_bytes = [](const float* row, size_t steps) { return ScaleOf(row, steps) > 0; };
   if ((always || floats >= FusedOp::kQuartersFrom) && AllRows(segments, units, in_bytes)) return Form::kBytes;
   const auto in_halves = [](const float* row, size_t steps) {
     uint32_t low = 0;
@@ -73,7 +74,7 @@ void PackLane(const Segment& segment, size_t row, size_t count, float* to, float
           place = std::bit_cast<float>(k % 2 == 0 ? half >> 16 : std::bit_cast<uint32_t>(place) | half);
           break;
         }
-        case Form::kBytes: reinterpret_cast<int8_t*>(to)[k * stride + at] = static_cast<int8_t>(scale > 0 ? std::nearbyint(from[k] / scale) : 0); break;
+        case Form::kBytes: reinterpret_cast<int8_t*>(to)[k * stride + at] = static_cast<int8_t>(std::nearbyint(from[k] / scale)); break;
       }
     }
   }
@@ -83,7 +84,9 @@ constexpr size_t kHugePage = size_t{2} << 20;
 
 }  // namespace
 
-PackedWeights::PackedWeights(size_t floats, size_t scales, Form form) : scales_(form == Form::kBytes ? scales : 0), form_(form) {
+PackedWeights::PackedWeights(size_t floats, size_t scales, Form form, FusedOp::Large large)
+    : scales_(form == Form::kBytes ? scales : 0), form_(form), far_(large == FusedOp::Large::kAlways || floats * sizeof(float) >= FusedOp::kFarFrom) {
+  std::fill_n(scales_.data(), scales_.size(), 1.0f);  // of units that only fill a vector
   const bool huge = floats * sizeof(float) >= kHugePage;
   const size_t alignment = huge ? kHugePage : 64;
   const size_t bytes = (floats * sizeof(float) + alignment - 1) / alignment * alignment;
@@ -96,14 +99,14 @@ PackedWeights::PackedWeights(size_t floats, size_t scales, Form form) : scales_(
 
 void PackedWeights::Free::operator()(float* p) const { std::free(p); }
 
-PackedWeights PackGates(const std::vector<Segment>& segments, size_t units, size_t width, FusedOp::Narrow narrow) {
-  const Form form = FormOf(segments, units, narrow);
+PackedWeights PackGates(const std::vector<Segment>& segments, size_t units, size_t width, FusedOp::Large large) {
+  const Form form = FormOf(segments, units, large);
   size_t stride = 0, lanes = 0;
   for (const Segment& s : segments) {
     stride += FloatsOf(s.steps, width, form) * s.first_rows.size();
     lanes += s.first_rows.size();
   }
-  PackedWeights out(Vectors(units, width) * stride, Vectors(units, width) * lanes * width, form);
+  PackedWeights out(Vectors(units, width) * stride, Vectors(units, width) * lanes * width, form, large);
   float* to = out.data();
   float* scales = out.scales();
   for (size_t unit = 0; unit < units; unit += width) {
@@ -130,11 +133,11 @@ AlignedBuffer<float> PackGateVectors(const std::vector<const float*>& lanes, siz
   return out;
 }
 
-PackedWeights PackWide(const std::vector<Segment>& segments, size_t units, size_t width, FusedOp::Narrow narrow) {
-  const Form form = FormOf(segments, units, narrow);
+PackedWeights PackWide(const std::vector<Segment>& segments, size_t units, size_t width, FusedOp::Large large) {
+  const Form form = FormOf(segments, units, large);
   size_t floats = 0;
   for (const Segment& s : segments) floats += FloatsOf(s.steps, width, form);
-  PackedWeights out(Vectors(units, width) * floats, Vectors(units, width) * segments.size() * width, form);
+  PackedWeights out(Vectors(units, width) * floats, Vectors(units, width) * segments.size() * width, form, large);
   float* to = out.data();
   float* scales = out.scales();
   for (size_t unit = 0; unit < units; unit += 4 * width) {

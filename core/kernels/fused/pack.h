@@ -18,10 +18,11 @@ namespace lstm::core::fused {
 class PackedWeights {
  public:
   PackedWeights() = default;
-  PackedWeights(size_t floats, size_t scales, Form form);  // bad_alloc where there is no memory
+  PackedWeights(size_t floats, size_t scales, Form form, FusedOp::Large large);  // bad_alloc where there is no memory
   float* data() { return data_.get(); }
   const float* data() const { return data_.get(); }
   Form form() const { return form_; }
+  bool far() const { return far_; }
   float* scales() { return scales_.data(); }
   const float* scales() const { return scales_.data(); }  // null where the form has none
 
@@ -32,6 +33,7 @@ class PackedWeights {
   std::unique_ptr<float, Free> data_;
   AlignedBuffer<float> scales_;
   Form form_ = Form::kFloats;
+  bool far_ = false;
 };
 
 // A row-major matrix [.., steps] that a segment of a panel multiplies, and per vector of the panel the row of its first
@@ -43,11 +45,11 @@ struct Segment {
 };
 
 // Packs `units` units, a vector of `width` of them in each lane of a panel: those of gates, side by side.
-PackedWeights PackGates(const std::vector<Segment>& segments, size_t units, size_t width, FusedOp::Narrow narrow);
+PackedWeights PackGates(const std::vector<Segment>& segments, size_t units, size_t width, FusedOp::Large large);
 // [lane][units] to [panel][lane][width].
 AlignedBuffer<float> PackGateVectors(const std::vector<const float*>& lanes, size_t units, size_t width);
 
 // Packs `units` units, four vectors of them a panel, in the last panel as many as are left.
-PackedWeights PackWide(const std::vector<Segment>& segments, size_t units, size_t width, FusedOp::Narrow narrow);
+PackedWeights PackWide(const std::vector<Segment>& segments, size_t units, size_t width, FusedOp::Large large);
 
 }  // namespace lstm::core::fused

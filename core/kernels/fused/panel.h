@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "core/kernels/fused/accumulate.h"
 #include "core/kernels/fused/jobs.h"
 
 // How a batch of rows goes through the panels of a product. Included by isa_*.cc alone, each compiled for its own
@@ -9,145 +10,59 @@
 namespace lstm::core::fused {
 namespace {
 
-#define LSTM_INLINE inline __attribute__((always_inline))
-
-// Which sums the vectors of one step of k belong to.
-template <int... kSums>
-struct Lanes {
-  static constexpr int kCount = sizeof...(kSums);
-  static constexpr int kAt[sizeof...(kSums) + 1] = {kSums..., 0};  // one more: there may be none
-  static constexpr int kFirst = 0;       // vector of a step that is taken first
-  static constexpr int kStep = kCount;   // vectors from step to step
-};
-
-// Two of the four vectors of a step.
-template <int kFirstOfTwo>
-struct HalfLanes : Lanes<0, 1> {
-  static constexpr int kFirst = kFirstOfTwo;
-  static constexpr int kStep = 4;
-};
-
-// acc += rows[m][begin + k] * w[k] for `steps` k's; kPanels neighbouring panels, `stride` floats apart, side by side.
-template <class V, class L, int kRows, int kPanels, int kSums, int kAhead>  // kAhead: vectors fetched ahead a step
-LSTM_INLINE void Accumulate(const float* w, size_t stride, const float* const* rows, size_t begin, size_t steps,
-                            const float*& ahead, typename V::Reg (&acc)[kRows][kPanels * kSums]) {
-  const float* a[kRows];
-#pragma GCC unroll 8
-  for (int m = 0; m < kRows; ++m) a[m] = rows[m] + begin;
-  w += L::kFirst * V::kWidth;
-#pragma GCC unroll 2
-  for (size_t k = 0; k < steps; ++k, w += L::kStep * V::kWidth) {
-    if constexpr (kAhead > 0) {  // with AVX2 half a cache line
-      V::Prefetch(ahead);
-      ahead += kAhead * V::kWidth;
-    }
-    if constexpr (L::kCount < kRows && kPanels == 1) {  // the fewer wait in registers
-      typename V::Reg weight[L::kCount];
-#pragma GCC unroll 4
-      for (int l = 0; l < L::kCount; ++l) weight[l] = V::Load(w + static_cast<size_t>(l) * V::kWidth);
-#pragma GCC unroll 8
-      for (int m = 0; m < kRows; ++m) {
-        const typename V::Reg factor = V::Set(a[m][k]);
-#pragma GCC unroll 4
-        for (int l = 0; l < L::kCount; ++l) acc[m][L::kAt[l]] = V::Fma(factor, weight[l], acc[m][L::kAt[l]]);
-      }
-    } else {
-      typename V::Reg factor[kRows];
-#pragma GCC unroll 8
-      for (int m = 0; m < kRows; ++m) factor[m] = V::Set(a[m][k]);
-#pragma GCC unroll 2
-      for (int p = 0; p < kPanels; ++p) {
-#pragma GCC unroll 4
-        for (int l = 0; l < L::kCount; ++l) {
-          const typename V::Reg weight = V::Load(w + static_cast<size_t>(p) * stride + static_cast<size_t>(l) * V::kWidth);
-          const int sum = p * kSums + L::kAt[l];
-#pragma GCC unroll 8
-          for (int m = 0; m < kRows; ++m) acc[m][sum] = V::Fma(factor[m], weight, acc[m][sum]);
-        }
-      }
-    }
-  }
-}
-
-// The same over pairs of steps. One step of a pair after the other, so that only half of the widened weights wait in registers.
-template <class V, class L, int kRows, int kPanels, int kSums, int kAhead>
-LSTM_INLINE void AccumulatePairs(const float* w, size_t stride, const float* const* rows, size_t begin, size_t steps,
-                                 const float*& ahead, typename V::Reg (&acc)[kRows][kPanels * kSums]) {
-  const float* a[kRows];
-#pragma GCC unroll 8
-  for (int m = 0; m < kRows; ++m) a[m] = rows[m] + begin;
-  w += L::kFirst * V::kWidth;
-  const auto step = [&](auto widen, size_t k) __attribute__((always_inline)) {
-#pragma GCC unroll 2
-    for (int p = 0; p < kPanels; ++p) {
-#pragma GCC unroll 4
-      for (int l = 0; l < L::kCount; ++l) {
-        const typename V::Reg weight = widen(w + static_cast<size_t>(p) * stride + static_cast<size_t>(l) * V::kWidth);
-        const int sum = p * kSums + L::kAt[l];
-#pragma GCC unroll 8
-        for (int m = 0; m < kRows; ++m) acc[m][sum] = V::Fma(V::Set(a[m][k]), weight, acc[m][sum]);
-      }
-    }
-  };
-  const auto even = [](const float* pairs) __attribute__((always_inline)) { return V::Even(pairs); };
-  const auto odd = [](const float* pairs) __attribute__((always_inline)) { return V::Odd(pairs); };
-  for (size_t k = 0; k + 1 < steps; k += 2, w += L::kStep * V::kWidth) {
-    if constexpr (kAhead > 0) {
-      V::Prefetch(ahead);
-      ahead += kAhead * V::kWidth;
-    }
-    step(even, k);
-    step(odd, k + 1);
-  }
-  if (steps % 2 != 0) step(even, steps - 1);
-}
-
-// The same over bytes: each is widened, and scaled to the weight that it stands for.
-template <class V, class L, int kRows, int kPanels, int kSums, int kAhead>
-LSTM_INLINE void AccumulateBytes(const float* w, size_t stride, const float* scales, size_t scales_stride, const float* const* rows, size_t begin, size_t steps,
-                                 const float*& ahead, typename V::Reg (&acc)[kRows][kPanels * kSums]) {
-  constexpr size_t kUnit = V::kWidth / 4;
-  const float* a[kRows];
-#pragma GCC unroll 8
-  for (int m = 0; m < kRows; ++m) a[m] = rows[m] + begin;
-  typename V::Reg scale[kPanels * L::kCount];
-#pragma GCC unroll 2
-  for (int p = 0; p < kPanels; ++p) {
-#pragma GCC unroll 4
-    for (int l = 0; l < L::kCount; ++l) scale[p * L::kCount + l] = V::Load(scales + static_cast<size_t>(p) * scales_stride + static_cast<size_t>(L::kFirst + l) * V::kWidth);
-  }
-  w += L::kFirst * kUnit;
-#pragma GCC unroll 2
-  for (size_t k = 0; k < steps; ++k, w += L::kStep * kUnit) {
-    if constexpr (kAhead > 0) {
-      V::Prefetch(ahead);
-      ahead += kAhead * kUnit;
-    }
-#pragma GCC unroll 2
-    for (int p = 0; p < kPanels; ++p) {
-#pragma GCC unroll 4
-      for (int l = 0; l < L::kCount; ++l) {
-        const typename V::Reg weight = V::Mul(V::Bytes(w + static_cast<size_t>(p) * stride + static_cast<size_t>(l) * kUnit), scale[p * L::kCount + l]);
-        const int sum = p * kSums + L::kAt[l];
-#pragma GCC unroll 8
-        for (int m = 0; m < kRows; ++m) acc[m][sum] = V::Fma(V::Set(a[m][k]), weight, acc[m][sum]);
-      }
-    }
-  }
-}
-
-// Runs an Op's rows through `panels` panels. An Op has
+// Where things lie. An Op has
 //   kSums                 sums of a panel (vectors)
 //   X, H                  Lanes of the first and the second segment
 //   product               what jobs.h says; weights and bias begin with the first of these panels
 //   Init(panel, row, Reg*), Finish(panel, row, Reg*), and perhaps FinishLate(panel, row, const Reg*), which runs when all
 //   rows of a tile have finished: one long chain of dependent operations a row is two short ones, of which more overlap
 template <class V, class Op, Form kForm>
-class Panels {
- public:
-  Panels(const Op& op, size_t panels)
+struct Layout {
+  Layout(const Op& op, size_t panels)
       : op_(op), p_(op.product), panels_(panels), x_steps_(StepsOfX(p_.x_steps, kForm)), steps_(x_steps_ + p_.h_steps), stride_(At(steps_)),
         scales_stride_(static_cast<size_t>((p_.x_steps > 0 ? Op::X::kCount : 0) + (p_.h_steps > 0 ? Op::H::kCount : 0)) * V::kWidth) {}
+
+  size_t Panel(size_t i) const { return p_.backwards ? panels_ - 1 - i : i; }
+
+  // Where step k begins in a panel.
+  size_t At(size_t k) const {
+    return k < x_steps_ ? FloatsOf(k, V::kWidth, kForm) * Op::X::kCount
+                        : FloatsOf(x_steps_, V::kWidth, kForm) * Op::X::kCount + FloatsOf(k - x_steps_, V::kWidth, kForm) * Op::H::kCount;
+  }
+  // Steps of k of a chunk of so many bytes or a little more.
+  size_t Chunk(size_t bytes) const {
+    const size_t chunks = (stride_ * sizeof(float) + bytes - 1) / bytes;
+    return StepsOfX(chunks == 0 ? 1 : (steps_ + chunks - 1) / chunks, kForm);
+  }
+  // What is read after [.., end) of the i-th panel.
+  const float* Next(size_t i, size_t end) const {
+    return p_.weights + (end < p_.end ? Panel(i) * stride_ + At(end) : Panel(i + 1 < panels_ ? i + 1 : i) * stride_ + At(p_.begin));
+  }
+
+  // Sums come from and go to `partial` or `sums`, those of a row from `first` on.
+  LSTM_INLINE float* Waiting(size_t panel, size_t row, size_t first) const {
+    return (p_.sums != nullptr ? p_.sums + panel * p_.sums_stride : p_.partial) + (row * 4 + first) * V::kWidth;
+  }
+
+  // Bytes alone: a segment's first scales.
+  LSTM_INLINE const float* ScalesOfX(size_t panel) const { return kForm == Form::kBytes ? p_.scales + panel * scales_stride_ : nullptr; }
+  LSTM_INLINE const float* ScalesOfH(size_t panel) const {
+    return kForm == Form::kBytes ? ScalesOfX(panel) + static_cast<size_t>(p_.x_steps > 0 ? Op::X::kCount : 0) * V::kWidth : nullptr;
+  }
+
+  const Op& op_;
+  const Product& p_;
+  const size_t panels_, x_steps_, steps_, stride_, scales_stride_;
+};
+
+// Runs an Op's rows through `panels` panels, tile by tile of a few rows and all sums.
+template <class V, class Op, Form kForm>
+class Panels : Layout<V, Op, kForm> {
+  using Base = Layout<V, Op, kForm>;
+  using Base::op_, Base::p_, Base::panels_, Base::x_steps_, Base::steps_, Base::stride_, Base::scales_stride_, Base::At, Base::Panel, Base::Waiting;
+
+ public:
+  using Base::Base;
 
   void Run() const {
     if (p_.rows <= static_cast<size_t>(V::kTileRows)) {
@@ -189,14 +104,13 @@ class Panels {
   void Many() const {
     const size_t tiles = (p_.rows + kHeight - 1) / kHeight;
     const size_t height = p_.rows / tiles, taller = p_.rows % tiles;
-    const size_t chunks = (stride_ * sizeof(float) + kChunkBytes - 1) / kChunkBytes;
-    const size_t chunk = StepsOfX(chunks == 0 ? 1 : (steps_ + chunks - 1) / chunks, kForm);
+    const size_t chunk = Base::Chunk(kChunkBytes);
     for (size_t i = 0; i < panels_; ++i) {
-      const size_t panel = Panel(i), panel_after = i + 1 < panels_ ? Panel(i + 1) : panel;
+      const size_t panel = Panel(i);
       size_t begin = p_.begin;
       do {
         const size_t end = p_.end - begin < chunk ? p_.end : begin + chunk;
-        const float* const next = p_.weights + (end < p_.end ? panel * stride_ + At(end) : panel_after * stride_ + At(p_.begin));
+        const float* const next = Base::Next(i, end);
         for (size_t t = 0, row = 0, ahead = 0; t < tiles; ++t) {
           const size_t n = height + (t < taller ? 1 : 0);
           const size_t passes = kHalves && n > static_cast<size_t>(V::kTileRows) ? 2 : 1;
@@ -219,14 +133,6 @@ class Panels {
   // Where four sums a row fill the registers at three rows, six rows with two sums each read half the weights a product.
   static constexpr bool kHalves = V::kTileRows == 3 && Op::X::kCount == 4 && Op::H::kCount == 4;
   static constexpr size_t kHeight = kHalves ? 6 : V::kTileRows;
-
-  size_t Panel(size_t i) const { return p_.backwards ? panels_ - 1 - i : i; }
-
-  // Where step k begins in a panel.
-  size_t At(size_t k) const {
-    return k < x_steps_ ? FloatsOf(k, V::kWidth, kForm) * Op::X::kCount
-                        : FloatsOf(x_steps_, V::kWidth, kForm) * Op::X::kCount + FloatsOf(k - x_steps_, V::kWidth, kForm) * Op::H::kCount;
-  }
 
   template <int kAhead>
   LSTM_INLINE void AnyTile(size_t rows, size_t panel, size_t row, size_t begin, size_t end, const float* ahead) const {
@@ -323,31 +229,55 @@ class Panels {
   template <class X, class H, int kRows, int kPanels, int kAll, int kAhead>
   LSTM_INLINE void Segments(size_t panel, size_t row, size_t begin, size_t end, const float* ahead, Reg (&acc)[kRows][kAll]) const {
     const float* const w = p_.weights + panel * stride_;
-    const float* const scales = kForm == Form::kBytes ? p_.scales + panel * scales_stride_ : nullptr;
     if (begin < p_.x_steps) {
       const size_t stop = end < p_.x_steps ? end : p_.x_steps;
-      Sum<X, kRows, kPanels, kAhead>(w + At(begin), scales, p_.x + row, begin, stop - begin, ahead, acc);
+      const float* const scales = Base::ScalesOfX(panel);
+      if (begin == 0) Rescale<X, kRows, kPanels>(scales, acc, Divided());
+      Sum<X, kRows, kPanels, kAhead>(w + At(begin), p_.x + row, begin, stop - begin, ahead, acc);
+      if (stop == p_.x_steps) Rescale<X, kRows, kPanels>(scales, acc, Multiplied());
     }
     if (end > x_steps_) {
       const size_t start = begin > x_steps_ ? begin - x_steps_ : 0;
-      Sum<H, kRows, kPanels, kAhead>(w + At(x_steps_ + start), kForm == Form::kBytes && p_.x_steps > 0 ? scales + Op::X::kCount * V::kWidth : scales, p_.h + row, start, end - x_steps_ - start, ahead, acc);
+      const float* const scales = Base::ScalesOfH(panel);
+      if (start == 0) Rescale<H, kRows, kPanels>(scales, acc, Divided());
+      Sum<H, kRows, kPanels, kAhead>(w + At(x_steps_ + start), p_.h + row, start, end - x_steps_ - start, ahead, acc);
+      if (end == steps_) Rescale<H, kRows, kPanels>(scales, acc, Multiplied());
     }
   }
   template <class L, int kRows, int kPanels, int kAhead, int kAll>
-  LSTM_INLINE void Sum(const float* w, [[maybe_unused]] const float* scales, const float* const* rows, size_t begin, size_t steps, const float*& ahead, Reg (&acc)[kRows][kAll]) const {
+  LSTM_INLINE void Sum(const float* w, const float* const* rows, size_t begin, size_t steps, const float*& ahead, Reg (&acc)[kRows][kAll]) const {
     if constexpr (kForm == Form::kBytes) {
-      AccumulateBytes<V, L, kRows, kPanels, kAll / kPanels, kAhead>(w, stride_, scales, scales_stride_, rows, begin, steps, ahead, acc);
+      AccumulateBytes<V, L, kRows, kPanels, kAll / kPanels, kAhead>(w, stride_, p_.far, rows, begin, steps, ahead, acc);
     } else if constexpr (kForm == Form::kPairs) {
-      AccumulatePairs<V, L, kRows, kPanels, kAll / kPanels, kAhead>(w, stride_, rows, begin, steps, ahead, acc);
+      AccumulatePairs<V, L, kRows, kPanels, kAll / kPanels, kAhead>(w, stride_, p_.far, rows, begin, steps, ahead, acc);
     } else {
-      Accumulate<V, L, kRows, kPanels, kAll / kPanels, kAhead>(w, stride_, rows, begin, steps, ahead, acc);
+      Accumulate<V, L, kRows, kPanels, kAll / kPanels, kAhead>(w, stride_, p_.far, rows, begin, steps, ahead, acc);
     }
   }
 
-  // Sums come from and go to `partial` or `sums`, those of a row from `first` on.
-  LSTM_INLINE float* Waiting(size_t panel, size_t row, size_t first) const {
-    return (p_.sums != nullptr ? p_.sums + panel * p_.sums_stride : p_.partial) + (row * 4 + first) * V::kWidth;
+  // Bytes alone: within a segment sums are in units of its scales.
+  struct Divided {
+    LSTM_INLINE Reg operator()(Reg sum, Reg scale) const { return V::Div(sum, scale); }
+  };
+  struct Multiplied {
+    LSTM_INLINE Reg operator()(Reg sum, Reg scale) const { return V::Mul(sum, scale); }
+  };
+  template <class L, int kRows, int kPanels, int kAll, class F>
+  LSTM_INLINE void Rescale(const float* scales, Reg (&acc)[kRows][kAll], F f) const {
+    if constexpr (kForm == Form::kBytes) {
+#pragma GCC unroll 2
+      for (int p = 0; p < kPanels; ++p) {
+#pragma GCC unroll 4
+        for (int l = 0; l < L::kCount; ++l) {
+          const Reg scale = V::Load(scales + static_cast<size_t>(p) * scales_stride_ + static_cast<size_t>(L::kFirst + l) * V::kWidth);
+          const int sum = p * (kAll / kPanels) + L::kAt[l];
+#pragma GCC unroll 8
+          for (int m = 0; m < kRows; ++m) acc[m][sum] = f(acc[m][sum], scale);
+        }
+      }
+    }
   }
+
   template <int kRows, int kPanels, int kAll>
   LSTM_INLINE void Resume(size_t panel, size_t row, size_t first, Reg (&acc)[kRows][kAll]) const {
     constexpr int kOwn = kAll / kPanels;
@@ -382,10 +312,6 @@ class Panels {
       ForEach<kRows, kPanels>([&](int m, int p, size_t at) { op_.FinishLate(at, row + static_cast<size_t>(m), &sums[m][p * kSums]); }, panel);
     }
   }
-
-  const Op& op_;
-  const Product& p_;
-  const size_t panels_, x_steps_, steps_, stride_, scales_stride_;
 };
 
 }  // namespace

@@ -14,6 +14,7 @@ struct Avx2 {
   using Reg = __m256;
   static constexpr size_t kWidth = 8;
   static constexpr int kTileRows = 3;  // 3 * 4 sums, 3 factors and a weight: all 16 registers
+  static constexpr size_t kStreamRows = 12;
 
   static __m256i Mask(size_t n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
@@ -45,6 +46,7 @@ struct Avx2 {
   }
   // Inlined by force: else g++ takes a function that does nothing but this for one without effect, and drops the call.
   __attribute__((always_inline)) static inline void Prefetch(const float* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
+  __attribute__((always_inline)) static inline void PrefetchL2(const float* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
 };
 
 }  // namespace

@@ -14,6 +14,7 @@ struct Avx512 {
   using Reg = __m512;
   static constexpr size_t kWidth = 16;
   static constexpr int kTileRows = 6;  // 6 * 4 sums of 32 registers
+  static constexpr size_t kStreamRows = 24;
 
   static __mmask16 Mask(size_t n) { return static_cast<__mmask16>((1u << n) - 1); }
   static __m512i Bits(Reg a) { return _mm512_castps_si512(a); }
@@ -44,6 +45,7 @@ struct Avx512 {
   static Reg PowerOfTwo(Reg t) { return Floats(_mm512_slli_epi32(_mm512_add_epi32(Bits(t), _mm512_set1_epi32(127)), 23)); }
   // Inlined by force: else g++ takes a function that does nothing but this for one without effect, and drops the call.
   __attribute__((always_inline)) static inline void Prefetch(const float* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
+  __attribute__((always_inline)) static inline void PrefetchL2(const float* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
 };
 
 }  // namespace

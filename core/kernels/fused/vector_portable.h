@@ -14,6 +14,7 @@ namespace {
 struct Portable {
   static constexpr size_t kWidth = 16;
   static constexpr int kTileRows = 6;
+  static constexpr size_t kStreamRows = 24;
   struct Reg {
     float v[kWidth];
   };
@@ -88,6 +89,7 @@ struct Portable {
     return Each([&](size_t i) { return Float((Bits(t.v[i]) + 127u) << 23); });
   }
   static void Prefetch(const float*) {}
+  static void PrefetchL2(const float*) {}
 };
 
 }  // namespace

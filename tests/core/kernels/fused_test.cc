@@ -75,7 +75,7 @@ TEST_P(FusedTest, AgreesWithTheOracleFrom1To130AndTouchesNothingBeyondItsBuffers
   for (int64_t size = 1; size <= 130; size += kSlow || testing::IsNarrow(kind()) ? 3 : 1) {
     for (const int64_t in : {size * 11 % 47 + 1, size}) {
       const FusedLayer layer(kind(), in, size, static_cast<uint64_t>(size));
-      const size_t rows = static_cast<size_t>(size) % 9 + 1;  // few rows and many take different ways
+      const size_t rows = static_cast<size_t>(size) % 26 + 1;  // few rows and many take different ways
       const double error = ErrorOf(layer, set(), rows);
       ASSERT_LT(error, 5e-6) << "in " << in << " hidden " << size << " rows " << rows;
     }
@@ -93,7 +93,7 @@ const float kHostile[] = {std::numeric_limits<float>::quiet_NaN(), std::numeric_
 
 TEST_P(FusedTest, EveryBatchPlaceAndNeighbourGivesTheBitsOfTheRowAlone) {
   // Up to 200: beyond a block (kBlockRows).
-  const std::vector<size_t> batches = {1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 17, 24, 31, 32, 33, 48, 63, 64, 65, 128, 192, 193, 200};
+  const std::vector<size_t> batches = {1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 16, 17, 20, 21, 24, 25, 31, 32, 33, 48, 63, 64, 65, 128, 192, 193, 200};
   for (const auto& [in, hidden] : {std::pair<int64_t, int64_t>{1, 1}, {3, 5}, {19, 33}, {40, 64}, {200, 70}}) {
     if (kSlow && hidden > 40) continue;
     const FusedLayer layer(kind(), in, hidden, 5);
@@ -112,6 +112,9 @@ TEST_P(FusedTest, EveryBatchPlaceAndNeighbourGivesTheBitsOfTheRowAlone) {
     alone.Fill(1000);
     guest.Fill(1000);
     RunRows(*op, {&alone}, *scratch);
+    // Large weights are read in other ways than small ones.
+    const auto small = layer.Make(set(), FusedOp::Large::kBySize);
+    const auto small_scratch = small->MakeScratch(200);
     for (const size_t n : batches) {
       for (const size_t place : {size_t{0}, random.Below(n), n - 1}) {
         std::vector<FusedRow*> rows;
@@ -120,6 +123,10 @@ TEST_P(FusedTest, EveryBatchPlaceAndNeighbourGivesTheBitsOfTheRowAlone) {
         std::fill(guest.out.begin(), guest.out.end(), -7.0f);
         RunRows(*op, rows, *scratch);
         ASSERT_TRUE(alone.SameResults(guest)) << "in " << in << " hidden " << hidden << " batch " << n << " place " << place;
+        if (kind().ends_with(testing::kInt8) || place != n - 1) continue;  // of bytes the sums are others
+        std::fill(guest.out.begin(), guest.out.end(), -7.0f);
+        RunRows(*small, rows, *small_scratch);
+        ASSERT_TRUE(alone.SameResults(guest)) << "small, in " << in << " hidden " << hidden << " batch " << n << " place " << place;
       }
     }
   }
@@ -133,7 +140,7 @@ TEST_P(FusedTest, ManyStepsAtOnceHaveTheBitsOfSingleOnes) {
     const FusedLayer layer(kind(), in, hidden, 5);
     const auto op = layer.Make(set());
     const auto scratch = op->MakeScratch(FusedOp::kMaxManyRows, true);
-    for (const size_t width : {1, 3, 5, 8}) {
+    for (const size_t width : {1, 3, 5, 8, 15, 21}) {
       const size_t steps = FusedOp::kMaxManyRows / width, all = steps * width;
       std::vector<FusedRow> single, many;
       for (size_t r = 0; r < all; ++r) {
@@ -172,10 +179,11 @@ TEST_P(FusedTest, ManyStepsAtOnceHaveTheBitsOfSingleOnes) {
   }
 }
 
-// How weights lie changes no bit: an output more, whose weights need all their bits, makes them whole.
+// How weights lie changes no bit, or in bytes the last: an output more, whose weights need all their bits, makes them whole.
 class FusedNarrowTest : public ::testing::TestWithParam<std::string> {};
 
-TEST_P(FusedNarrowTest, HasTheBitsOfTheSameNumbersInWhole) {
+TEST_P(FusedNarrowTest, HasTheResultsOfTheSameNumbersInWhole) {
+  const double tolerance = GetParam() == "int8" ? 2e-6 : 0;
   const std::string weights = GetParam() + " weights";
   for (const Set set : {Set::kPortable, Set::kAvx2, Set::kAvx512}) {
     if (!FusedOp::Supported(set)) continue;
@@ -201,7 +209,7 @@ TEST_P(FusedNarrowTest, HasTheBitsOfTheSameNumbersInWhole) {
         whole->Run(n, {.x = rows.data(), .out = to_b.data()}, *whole->MakeScratch(n));
         for (size_t r = 0; r < n; ++r) {
           b[r].pop_back();
-          ASSERT_EQ(a[r], b[r]) << NameOf(set) << " in " << in << " out " << out << " batch " << n;
+          for (size_t i = 0; i < out; ++i) ASSERT_NEAR(a[r][i], b[r][i], tolerance) << NameOf(set) << " in " << in << " out " << out << " batch " << n;
         }
       }
     }
@@ -216,7 +224,7 @@ TEST_P(FusedTest, AllInstructionSetsGiveTheSameBits) {
   for (const auto& [in, hidden] : {std::pair<int64_t, int64_t>{1, 1}, {7, 8}, {5, 15}, {16, 31}, {40, 65}, {64, 130}}) {
     const FusedLayer layer(kind(), in, hidden, 11);
     const std::unique_ptr<const FusedOp> ops[] = {layer.Make(Set::kPortable), layer.Make(set())};
-    const size_t batches[] = {5, 7};  // the bits do not depend on it
+    const size_t batches[] = {5, 13};  // the bits do not depend on it
     std::vector<FusedRow> rows[2];
     for (size_t side = 0; side < 2; ++side) {
       for (size_t r = 0; r < batches[side]; ++r) rows[side].emplace_back(layer);

@@ -42,14 +42,13 @@ struct FusedLayer {
     if (const auto* lstm = std::get_if<core::LstmOp>(&op)) cell = static_cast<size_t>(lstm->weight->shape[0] / 4);
   }
 
-  std::unique_ptr<const core::FusedOp> Make(Set set) const {
-    constexpr auto kAlways = core::FusedOp::Narrow::kAlways;
+  std::unique_ptr<const core::FusedOp> Make(Set set, core::FusedOp::Large large = core::FusedOp::Large::kAlways) const {
     const core::Op& op = model.nodes[0].op;
-    if (const auto* lstm = std::get_if<core::LstmOp>(&op)) return core::FusedOp::Lstm(*lstm, set, kAlways);
-    if (const auto* gru = std::get_if<core::GruOp>(&op)) return core::FusedOp::Gru(*gru, set, kAlways);
-    if (const auto* rnn = std::get_if<core::RnnOp>(&op)) return core::FusedOp::Rnn(*rnn, set, kAlways);
+    if (const auto* lstm = std::get_if<core::LstmOp>(&op)) return core::FusedOp::Lstm(*lstm, set, large);
+    if (const auto* gru = std::get_if<core::GruOp>(&op)) return core::FusedOp::Gru(*gru, set, large);
+    if (const auto* rnn = std::get_if<core::RnnOp>(&op)) return core::FusedOp::Rnn(*rnn, set, large);
     const auto& linear = std::get<core::LinearOp>(op);
-    return core::FusedOp::Linear(linear.weight->values.data(), linear.bias ? linear.bias->values.data() : nullptr, out, in, set, kAlways);
+    return core::FusedOp::Linear(linear.weight->values.data(), linear.bias ? linear.bias->values.data() : nullptr, out, in, set, large);
   }
 
   core::Model model;
