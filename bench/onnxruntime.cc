@@ -3,12 +3,14 @@
 // outputs, bound once. Microseconds of this thread's CPU, samples turn about; ratios above 1: the fused kernels are faster.
 //
 //   bench-onnxruntime [--json] [--samples N] [--hidden N,...] [--batch N,...]
+//   bench-onnxruntime --model DIR       a whole model instead (onnxruntime_model.h)
 #include <onnxruntime_cxx_api.h>
 
 #include <CLI/CLI.hpp>
 
 #include "bench/contender.h"
 #include "bench/machine_limits.h"
+#include "bench/onnxruntime_model.h"
 #include "bench/row.h"
 #include "tests/core/import/onnx/onnx_writer.h"
 
@@ -66,13 +68,19 @@ int main(int argc, char** argv) {
   std::vector<int> batch = {1, 4, 8, 16, 64};
   int samples = 15;
   bool json = false;
+  std::string model_directory;
   CLI::App app("One LSTM layer: fused against ONNX Runtime", "bench-onnxruntime");
   app.add_option("--hidden", hidden, "Sizes")->delimiter(',');
   app.add_option("--batch", batch, "Rows")->delimiter(',');
+  app.add_option("--model", model_directory, "A directory with model.onnx and model.textproto, at --batch sessions");
   app.add_option("--samples", samples, "Samples of each")->check(CLI::Range(1, 1000));
   app.add_flag("--json", json, "A JSON object a line");
   CLI11_PARSE(app, argc, argv);
   Ort::Env env(ORT_LOGGING_LEVEL_ERROR, "bench");
+  if (!model_directory.empty()) {
+    bench::CompareModel(env, model_directory, batch, samples, json);
+    return 0;
+  }
   for (const int64_t h : hidden) {
     const core::Model model = testing::OneLayer("lstm", h, h, 1);
     for (const int b : batch) {
