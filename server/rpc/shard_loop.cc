@@ -16,6 +16,7 @@ namespace lstm::server {
 namespace {
 
 constexpr size_t kEventsPerRound = 4096;
+constexpr uint64_t kMostLooks = 16, kUsALook = 50;
 constexpr uint64_t kCheckEveryUs = 1'000'000;
 
 }  // namespace
@@ -114,18 +115,26 @@ bool ShardLoop::TakeEvents(bool wait) {
     until = at == UINT64_MAX ? gpr_inf_future(GPR_CLOCK_MONOTONIC)
                              : gpr_time_add(now, gpr_time_from_micros(static_cast<int64_t>(at - std::min(at, now_micros)), GPR_TIMESPAN));
   }
+  // gRPC handles one connection at a look, and a look that brings but a part of a message says that there is nothing. After a long
+  // computation several connections wait: one look each, or who sends much would have all others wait a computation for each part of it.
+  uint64_t looks = wait ? 0 : std::min<uint64_t>({(MonotonicMicros() - looked_us_) / kUsALook, kMostLooks, calls_.size()});
   void* tag = nullptr;
   bool ok = false;
   size_t events = 0;
   auto status = queue_->AsyncNext(&tag, &ok, until);
-  while (status == grpc::CompletionQueue::GOT_EVENT) {
-    static_cast<Tag*>(tag)->Done(ok);
-    // A look for more costs a system call: a lone stream in ping-pong is spared it.
-    if (++events == 1 && calls_.size() <= 1 && last_events_ <= 1) break;
-    if (events == kEventsPerRound) break;
+  while (status == grpc::CompletionQueue::GOT_EVENT || (status == grpc::CompletionQueue::TIMEOUT && looks > 0)) {
+    if (status == grpc::CompletionQueue::TIMEOUT) {
+      --looks;
+    } else {
+      static_cast<Tag*>(tag)->Done(ok);
+      // A look for more costs a system call: a lone stream in ping-pong is spared it.
+      if (++events == 1 && calls_.size() <= 1 && last_events_ <= 1) break;
+      if (events == kEventsPerRound) break;
+    }
     status = queue_->AsyncNext(&tag, &ok, gpr_time_0(GPR_CLOCK_MONOTONIC));
   }
   last_events_ = events;
+  looked_us_ = MonotonicMicros();
   return status != grpc::CompletionQueue::SHUTDOWN;
 }
 

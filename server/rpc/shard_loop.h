@@ -134,6 +134,7 @@ class ShardLoop {
   std::vector<LoopCall*> again_;  // have more to do in the next round
   uint64_t next_check_us_ = 0;
   size_t last_events_ = 0;
+  uint64_t looked_us_ = 0;  // when events were taken last
   bool ending_ = false;
   size_t live_calls_ = 0;
 
