@@ -155,6 +155,13 @@ RowFunction LayerNorm(const LayerNormOp& op, size_t rows, size_t n) {
   };
 }
 
+RowFunction NormInVectors(const LayerNormOp& op, FusedOp::InstructionSet set, size_t rows, size_t n) {
+  return [op, norm = FusedNorm(set), rows, n](const void* const* in, float* out) {
+    const auto values = [](const ConstantPtr& c) { return c ? c->values.data() : nullptr; };
+    for (size_t r = 0; r < rows; ++r) norm.Run(F(in[0]) + r * n, values(op.scale), values(op.bias), op.epsilon, n, out + r * n);
+  };
+}
+
 // f over the inputs from the left; one element meets each of the others.
 template <typename Function>
 RowFunction Fold(const std::vector<size_t>& counts, size_t n, Function f) {
@@ -207,6 +214,14 @@ RowFunction Affine(const AffineOp& op, size_t n, size_t last) {
   };
 }
 
+// The same in vectors, where both are one element or one for each: two roundings here as there.
+RowFunction AffineInVectors(const AffineOp& op, FusedOp::InstructionSet set, size_t n) {
+  return [op, times = *FusedMap::Of(ElementwiseKind::kMultiply, set), plus = *FusedMap::Of(ElementwiseKind::kAdd, set), n](const void* const* in, float* out) {
+    times.Run(F(in[0]), op.scale->values.data(), op.scale->values.size() == 1, n, out);
+    plus.Run(out, op.offset->values.data(), op.offset->values.size() == 1, n, out);
+  };
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<const Kernel>> MakePointwiseKernel(const KernelContext& context) {
@@ -231,11 +246,15 @@ absl::StatusOr<std::unique_ptr<const Kernel>> MakePointwiseKernel(const KernelCo
     };
   } else if (const auto* activation = std::get_if<ActivationOp>(&node.op)) {
     const auto map = vectors ? FusedMap::Of(*activation, set) : std::nullopt;
-    row = map ? InVectors(*map, n) : Activation(*activation, n);
+    if (vectors && activation->kind == ActivationKind::kSquare) {
+      row = [times = *FusedMap::Of(ElementwiseKind::kMultiply, set), n](const void* const* in, float* y) { times.Run(F(in[0]), F(in[0]), false, n, y); };
+    } else {
+      row = map ? InVectors(*map, n) : Activation(*activation, n);
+    }
   } else if (const auto* softmax = std::get_if<SoftmaxOp>(&node.op)) {
     row = Softmax(softmax->log, n / last, last);
   } else if (const auto* norm = std::get_if<LayerNormOp>(&node.op)) {
-    row = LayerNorm(*norm, n / last, last);
+    row = vectors ? NormInVectors(*norm, set, n / last, last) : LayerNorm(*norm, n / last, last);
   } else if (const auto* elementwise = std::get_if<ElementwiseOp>(&node.op)) {
     const auto map = vectors ? FusedMap::Of(elementwise->kind, set) : std::nullopt;
     row = map ? FoldInVectors(*map, counts, out) : Elementwise(elementwise->kind, counts, out);
@@ -252,7 +271,8 @@ absl::StatusOr<std::unique_ptr<const Kernel>> MakePointwiseKernel(const KernelCo
       for (size_t o = 0; o < outer; ++o) y = std::copy_n(F(in[0]) + o * last + begin, out_last, y);
     };
   } else if (const auto* affine = std::get_if<AffineOp>(&node.op)) {
-    row = Affine(*affine, n, last);
+    const auto whole = [n](const ConstantPtr& c) { return c->values.size() == 1 || c->values.size() == n; };
+    row = vectors && whole(affine->scale) && whole(affine->offset) ? AffineInVectors(*affine, set, n) : Affine(*affine, n, last);
   } else {
     row = [n](const void* const* in, float* y) { std::copy_n(F(in[0]), n, y); };  // Reshape
   }

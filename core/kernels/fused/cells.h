@@ -4,6 +4,7 @@
 #include "core/kernels/fused/activations.h"
 #include "core/kernels/fused/jobs.h"
 #include "core/kernels/fused/map.h"
+#include "core/kernels/fused/norm.h"
 #include "core/kernels/fused/panel.h"
 #include "core/kernels/fused/stream.h"
 
@@ -207,7 +208,7 @@ void RunWide(const Job& job) {
 template <class V>
 constexpr Isa IsaOf(const char* name) {
   return {name, V::kWidth, RunCell<V, LstmStep, LstmJob>, RunCell<V, GruAfterStep, GruAfterJob>,
-          RunCell<V, GruBeforeStep, GruBeforeJob>, RunWide<V, GruBlendStep, GruBlendJob>, RunWide<V, DenseStep, DenseJob>, RunMap<V>};
+          RunCell<V, GruBeforeStep, GruBeforeJob>, RunWide<V, GruBlendStep, GruBlendJob>, RunWide<V, DenseStep, DenseJob>, RunMap<V>, RunNorm<V>};
 }
 
 }  // namespace

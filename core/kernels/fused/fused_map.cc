@@ -20,6 +20,7 @@ std::optional<FusedMap> FusedMap::Of(const ActivationOp& op, FusedOp::Instructio
     case ActivationKind::kHardSigmoid: return map(Map::kHardSigmoid);
     case ActivationKind::kSoftsign: return map(Map::kSoftsign);
     case ActivationKind::kClip: return map(Map::kClip);
+    case ActivationKind::kSqrt: return map(Map::kSqrt);
     default: return std::nullopt;
   }
 }
@@ -36,5 +37,11 @@ std::optional<FusedMap> FusedMap::Of(ElementwiseKind kind, FusedOp::InstructionS
 }
 
 void FusedMap::Run(const float* a, const float* b, bool one, size_t n, float* out) const { isa_->map({map_, a, b, one, n, alpha_, beta_, out}); }
+
+FusedNorm::FusedNorm(FusedOp::InstructionSet set) : isa_(&fused::IsaFor(set)) {}
+
+void FusedNorm::Run(const float* x, const float* scale, const float* bias, float epsilon, size_t n, float* out) const {
+  isa_->norm({x, scale, bias, n, epsilon, out});
+}
 
 }  // namespace lstm::core

@@ -33,4 +33,17 @@ class FusedMap {
   float alpha_, beta_;
 };
 
+// Layer normalisation of a row (Ba, Kiros and Hinton 2016) in vectors: its sums have 32 lanes on every instruction set, so that no bit depends
+// on it. Immutable and thread-safe.
+class FusedNorm {
+ public:
+  explicit FusedNorm(FusedOp::InstructionSet set);
+
+  // out [n] = (x - mean) / sqrt(variance + epsilon) * scale + bias, n > 0; scale and bias [n], or null. `out` may be x.
+  void Run(const float* x, const float* scale, const float* bias, float epsilon, size_t n, float* out) const;
+
+ private:
+  const fused::Isa* isa_;
+};
+
 }  // namespace lstm::core

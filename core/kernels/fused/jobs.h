@@ -103,7 +103,7 @@ struct DenseJob {  // four vectors of units a panel, the last panel as many as a
   float* const* copy;
 };
 
-enum class Map { kSigmoid, kTanh, kSilu, kRelu, kLeakyRelu, kElu, kHardSigmoid, kSoftsign, kClip, kAdd, kSubtract, kMultiply, kDivide };
+enum class Map { kSigmoid, kTanh, kSilu, kRelu, kLeakyRelu, kElu, kHardSigmoid, kSoftsign, kClip, kSqrt, kAdd, kSubtract, kMultiply, kDivide };
 
 struct MapJob {  // fused_map.h
   Map map;
@@ -112,6 +112,15 @@ struct MapJob {  // fused_map.h
   bool one;        // b is one element
   size_t n;
   float alpha, beta;
+  float* out;
+};
+
+struct NormJob {  // fused_map.h
+  const float* x;
+  const float* scale;  // null: one
+  const float* bias;   // null: zero
+  size_t n;
+  float epsilon;
   float* out;
 };
 
@@ -125,6 +134,7 @@ struct Isa {
   void (*gru_blend)(const GruBlendJob&);
   void (*dense)(const DenseJob&);
   void (*map)(const MapJob&);
+  void (*norm)(const NormJob&);
 };
 
 extern const Isa kPortable, kAvx2, kAvx512;

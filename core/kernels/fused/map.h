@@ -35,6 +35,7 @@ void RunMap(const MapJob& job) {
     case Map::kHardSigmoid: return MapEach<V>(job, [=](Reg x, Reg) { return V::Min(one, V::Max(zero, V::Fma(alpha, x, beta))); });
     case Map::kSoftsign: return MapEach<V>(job, [=](Reg x, Reg) { return V::Div(x, V::Add(one, V::Abs(x))); });
     case Map::kClip: return MapEach<V>(job, [=](Reg x, Reg) { return V::Min(beta, V::Max(alpha, x)); });
+    case Map::kSqrt: return MapEach<V>(job, [](Reg x, Reg) { return V::Sqrt(x); });
     case Map::kAdd: return MapEach<V>(job, [](Reg a, Reg b) { return V::Add(a, b); });
     case Map::kSubtract: return MapEach<V>(job, [](Reg a, Reg b) { return V::Sub(a, b); });
     case Map::kMultiply: return MapEach<V>(job, [](Reg a, Reg b) { return V::Mul(a, b); });

@@ -33,6 +33,7 @@ struct Avx2 {
   static Reg Sub(Reg a, Reg b) { return _mm256_sub_ps(a, b); }
   static Reg Mul(Reg a, Reg b) { return _mm256_mul_ps(a, b); }
   static Reg Div(Reg a, Reg b) { return _mm256_div_ps(a, b); }
+  static Reg Sqrt(Reg a) { return _mm256_sqrt_ps(a); }
   static Reg Fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
   static Reg Min(Reg a, Reg b) { return _mm256_min_ps(a, b); }  // a < b ? a : b, so b where either is NaN
   static Reg Max(Reg a, Reg b) { return _mm256_max_ps(a, b); }  // a > b ? a : b

@@ -70,6 +70,9 @@ struct Portable {
   static Reg Div(const Reg& a, const Reg& b) {
     return Each([&](size_t i) { return a.v[i] / b.v[i]; });
   }
+  static Reg Sqrt(const Reg& a) {
+    return Each([&](size_t i) { return __builtin_sqrtf(a.v[i]); });
+  }
   static Reg Fma(const Reg& a, const Reg& b, const Reg& c) {
     return Each([&](size_t i) { return std::fma(a.v[i], b.v[i], c.v[i]); });
   }

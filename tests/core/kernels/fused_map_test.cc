@@ -7,6 +7,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -71,6 +72,48 @@ TEST(FusedMapTest, AgreesWithTheFunctionsOnEverySetWithTheSameBits) {
           std::copy(a.begin(), a.end(), out.data());
           c.make(set)->Run(out.data(), b.data(), one, n, out.data());
           ASSERT_TRUE(FusedRow::Same(first, out)) << c.name << " of " << n << " in place";
+        }
+      }
+    }
+  }
+}
+
+TEST(FusedMapTest, RootsAreRightToTheLastBit) {
+  for (const Set set : {Set::kPortable, Set::kAvx2, Set::kAvx512}) {
+    if (!FusedOp::Supported(set)) continue;
+    std::vector<float> x = {0, 1, 2, 3e38f, 1e-38f, -1, std::numeric_limits<float>::quiet_NaN()}, out(x.size());
+    FusedMap::Of(ActivationOp{ActivationKind::kSqrt}, set)->Run(x.data(), nullptr, false, x.size(), out.data());
+    for (size_t i = 0; i < 5; ++i) EXPECT_EQ(out[i], std::sqrt(x[i]));
+    EXPECT_TRUE(std::isnan(out[5]) && std::isnan(out[6]));
+  }
+}
+
+TEST(FusedNormTest, AgreesWithTheFormulaOnEverySetWithTheSameBits) {
+  for (const size_t n : {1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 47, 48, 49, 64, 100, 257, 4096}) {
+    for (const float mean : {0.0f, -3.0f, 1000.0f}) {
+      Guarded x(n), scale(n), bias(n), first(n), out(n);
+      Random random(n);
+      for (float& v : x) v = mean + random.Uniform(2);
+      Fill(scale, n + 1), Fill(bias, n + 2);
+      for (const bool both : {true, false}) {
+        const float* const s = both ? scale.data() : nullptr;
+        const float* const b = both ? bias.data() : nullptr;
+        FusedNorm(Set::kPortable).Run(x.data(), s, b, 1e-3f, n, first.data());
+        const double middle = std::accumulate(x.begin(), x.end(), 0.0) / static_cast<double>(n);
+        double variance = 0;
+        for (const float v : x) variance += std::pow(v - middle, 2) / static_cast<double>(n);
+        for (size_t i = 0; i < n; ++i) {
+          const double y = (x.data()[i] - middle) / std::sqrt(variance + static_cast<double>(1e-3f));
+          // A mean of thousands leaves that much fewer bits.
+          ASSERT_NEAR(first.data()[i], both ? y * scale.data()[i] + bias.data()[i] : y, 2e-5 * (1 + std::fabs(mean)) * (both ? 1 + std::fabs(scale.data()[i]) : 1)) << i << " of " << n;
+        }
+        for (const Set set : {Set::kAvx2, Set::kAvx512}) {
+          if (!FusedOp::Supported(set)) continue;
+          FusedNorm(set).Run(x.data(), s, b, 1e-3f, n, out.data());
+          ASSERT_TRUE(FusedRow::Same(first, out)) << n;
+          std::copy(x.begin(), x.end(), out.data());
+          FusedNorm(set).Run(out.data(), s, b, 1e-3f, n, out.data());
+          ASSERT_TRUE(FusedRow::Same(first, out)) << n << " in place";
         }
       }
     }
