@@ -75,26 +75,34 @@ RowFunction Gather(const std::vector<int32_t>& index, const std::vector<size_t>&
   };
 }
 
-// A selection as runs of elements that lie side by side on both sides.
+// A selection as runs of elements that lie side by side on both sides, or of one element again and again.
 RowFunction Select(const SelectOp& op, const std::vector<size_t>& widths) {
   struct Piece {
     size_t input, begin, count;
+    bool same;
   };
   std::vector<Piece> pieces;
   for (int32_t i : *op.index) {
     size_t input = 0, at = static_cast<size_t>(i);
     while (at >= widths[input]) at -= widths[input++];
-    if (!pieces.empty() && pieces.back().input == input && pieces.back().begin + pieces.back().count == at) {
-      ++pieces.back().count;
+    Piece* const last = pieces.empty() || pieces.back().input != input ? nullptr : &pieces.back();
+    if (last != nullptr && last->begin == at && (last->same || last->count == 1)) {
+      last->same = true;
+      ++last->count;
+    } else if (last != nullptr && !last->same && last->begin + last->count == at) {
+      ++last->count;
     } else {
-      pieces.push_back({input, at, 1});
+      pieces.push_back({input, at, 1, false});
     }
   }
   constexpr size_t kShortRun = 12;
   if (pieces.size() * kShortRun > op.index->size()) return Gather(*op.index, widths);
   return [pieces](const RowView& row) {
     float* out = row.out;
-    for (const Piece& piece : pieces) out = std::copy_n(row.in[piece.input] + piece.begin, piece.count, out);
+    for (const Piece& piece : pieces) {
+      const float* const from = row.in[piece.input] + piece.begin;
+      out = piece.same ? std::fill_n(out, piece.count, *from) : std::copy_n(from, piece.count, out);
+    }
   };
 }
 

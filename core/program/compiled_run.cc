@@ -13,22 +13,27 @@ namespace lstm::core {
 static_assert(StepProgram::kMaxBlockRows <= kMaxManyRows);
 
 struct CompiledProgram::RunScratch : Scratch {
-  std::vector<AlignedBuffer<float>> values;  // by ValueId: [rows + kPaddingRows, width]; ids are as wide as floats
+  std::vector<AlignedBuffer<float>> rooms;  // [rows + kPaddingRows, width]; ids are as wide as floats
+  std::vector<float*> values;               // by ValueId: where its rows begin
   std::vector<std::unique_ptr<KernelScratch>> kernels;
   std::vector<const float*> state_in;
   std::vector<float*> state_out;
 };
 
+// Of many steps each value has a room of its own, for units take their turns in another order than nodes.
 std::unique_ptr<CompiledProgram::RunScratch> CompiledProgram::Bind(bool many_steps) const {
-  const auto rows = static_cast<size_t>(max_batch_);
+  const size_t rows = many_steps ? static_cast<size_t>(max_batch_) : part_rows_;
   auto scratch = std::make_unique<RunScratch>();
-  for (const Value& value : model_->values) {
-    scratch->values.emplace_back((rows + kPaddingRows) * static_cast<size_t>(CheckedElementCount(value.shape)));
+  const auto add_room = [&](size_t width) { scratch->rooms.emplace_back((rows + kPaddingRows) * width); };
+  if (!many_steps) std::for_each(room_widths_.begin(), room_widths_.end(), add_room);
+  for (size_t v = 0; v < model_->values.size(); ++v) {
+    if (many_steps) add_room(static_cast<size_t>(CheckedElementCount(model_->values[v].shape)));
+    scratch->values.push_back(scratch->rooms[many_steps ? v : room_of_[v]].data());
   }
   for (size_t k = 0; k < kernels_.size(); ++k) {
     KernelBuffers buffers;
-    for (ValueId id : model_->nodes[k].inputs) buffers.inputs.push_back(scratch->values[static_cast<size_t>(id)].data());
-    buffers.output = scratch->values[static_cast<size_t>(model_->nodes[k].output)].data();
+    for (ValueId id : model_->nodes[k].inputs) buffers.inputs.push_back(scratch->values[static_cast<size_t>(id)]);
+    buffers.output = scratch->values[static_cast<size_t>(model_->nodes[k].output)];
     buffers.many_steps = many_steps;
     scratch->kernels.push_back(kernels_[k]->Bind(buffers));
   }
@@ -43,14 +48,14 @@ void CompiledProgram::Load(std::span<const StepRow> rows, RunScratch& scratch) c
     scratch.state_out[r] = rows[r].state_out;
     for (const auto& [offset, size] : state_gaps_) std::fill_n(rows[r].state_out + offset, size, 0.0f);
     for (size_t i = 0; i < inputs_.size(); ++i) {
-      auto* value = reinterpret_cast<std::byte*>(scratch.values[static_cast<size_t>(model_->inputs[i].value)].data());
+      auto* value = reinterpret_cast<std::byte*>(scratch.values[static_cast<size_t>(model_->inputs[i].value)]);
       std::memcpy(value + r * inputs_[i].step_bytes, rows[r].inputs[i], inputs_[i].step_bytes);
     }
   }
 }
 
-void CompiledProgram::Store(std::span<const StepRow> rows, const RunScratch& scratch) const {
-  for (size_t o = 0; o < outputs_.size(); ++o) {
+void CompiledProgram::Store(std::span<const size_t> outputs, std::span<const StepRow> rows, const RunScratch& scratch) const {
+  for (size_t o : outputs) {
     const size_t bytes = outputs_[o].step_bytes;
     const Source& source = sources_[o];
     for (size_t r = 0; r < rows.size(); ++r) {
@@ -59,8 +64,12 @@ void CompiledProgram::Store(std::span<const StepRow> rows, const RunScratch& scr
       if (source.state >= 0) {
         std::memcpy(to, rows[r].state_out + state_offset(source.state), bytes);
       } else {
-        const auto* value = reinterpret_cast<const std::byte*>(scratch.values[static_cast<size_t>(source.value)].data());
-        std::memcpy(to, value + r * bytes, bytes);
+        const auto* value = reinterpret_cast<const std::byte*>(scratch.values[static_cast<size_t>(source.value)]) + r * bytes;
+        if (const Order& order = orders_[static_cast<size_t>(source.value)]) {
+          for (size_t i = 0; i < order->size(); ++i) std::memcpy(to + i * sizeof(float), value + static_cast<size_t>((*order)[i]) * sizeof(float), sizeof(float));
+        } else {
+          std::memcpy(to, value, bytes);
+        }
       }
     }
   }
@@ -70,11 +79,24 @@ std::unique_ptr<StepProgram::Scratch> CompiledProgram::MakeScratch() const { ret
 
 absl::Status CompiledProgram::Run(std::span<const StepRow> rows, Scratch& scratch_base) const {
   auto& scratch = static_cast<RunScratch&>(scratch_base);
+  const size_t parts = (rows.size() + part_rows_ - 1) / part_rows_;
+  for (size_t p = 0, begin = 0; p < parts; ++p) {
+    const size_t n = rows.size() / parts + (p < rows.size() % parts ? 1 : 0);
+    LSTM_RETURN_IF_ERROR(RunPart(rows.subspan(begin, n), scratch));
+    begin += n;
+  }
+  return absl::OkStatus();
+}
+
+// What is made is stored before another value takes its room.
+absl::Status CompiledProgram::RunPart(std::span<const StepRow> rows, RunScratch& scratch) const {
   Load(rows, scratch);
+  Store(as_read_, rows, scratch);
   for (size_t k = 0; k < kernels_.size(); ++k) {
     LSTM_RETURN_IF_ERROR(kernels_[k]->Run(0, static_cast<int>(rows.size()), scratch.state_in.data(), scratch.state_out.data(), *scratch.kernels[k]));
+    Store(made_by_[k], rows, scratch);
   }
-  Store(rows, scratch);
+  Store(of_state_, rows, scratch);
   return absl::OkStatus();
 }
 
@@ -104,7 +126,9 @@ class CompiledProgram::KernelBlock : public Block {
       next_row_ = 0;
       ++unit_;
     }
-    program_.Store(rows_, *scratch_);
+    program_.Store(program_.as_read_, rows_, *scratch_);
+    for (const std::vector<size_t>& outputs : program_.made_by_) program_.Store(outputs, rows_, *scratch_);
+    program_.Store(program_.of_state_, rows_, *scratch_);
     return true;
   }
 

@@ -20,6 +20,8 @@ class Oracle {
   std::vector<Vector> Step(const std::vector<Vector>& inputs);
   // By StateId, after the last step.
   const std::vector<Vector>& state() const { return state_; }
+  // By ValueId, of the last step.
+  const std::vector<Vector>& values() const { return values_; }
 
  private:
   Vector Run(const core::Node& node);
