@@ -196,5 +196,24 @@ TEST_P(BatchInvarianceOfModelsTest, LinearOverSeveralRowsAStepHolds) {
   }
 }
 
+// Values so wide that a batch goes through in parts (a quarter of the L2 cache holds ten rows or so, of few megabytes), and values that
+// are needed late, share no memory with those made in between, and have a state beside them.
+TEST_P(BatchInvarianceOfModelsTest, WideValuesInPartsHold) {
+  Random random(5);
+  ModelBuilder b;
+  const ValueId x = *b.AddInput({.name = "x"}, DType::kF32, {16000});
+  ValueId early = *b.AddNode("early", ActivationOp{ActivationKind::kTanh}, {x});
+  ValueId y = *b.AddNode("relu", ActivationOp{ActivationKind::kRelu}, {x});
+  y = *b.AddNode("norm", LayerNormOp{random.Constant({16000}, 1), nullptr, 1e-5f}, {y});
+  const StateId sum = *b.AddState("sum", {16000}, {});
+  const ValueId before = *b.AddNode("before", StateReadOp{sum}, {});
+  y = *b.AddNode("added", ElementwiseOp{ElementwiseKind::kAdd}, {before, y});
+  y = *b.AddNode("after", StateWriteOp{sum}, {y});
+  y = *b.AddNode("both", ElementwiseOp{ElementwiseKind::kMultiply}, {early, y});
+  y = *b.AddNode("out", LinearOp{random.Constant({1, 16000}, 1), random.Constant({1}, 1)}, {y});
+  ASSERT_TRUE(b.AddOutput({.name = "y", .value = y}).ok());
+  EXPECT_EQ(FirstThatDiffers(*MustCompile(*std::move(b).Build(), 50, GetParam()), 100), -1);
+}
+
 }  // namespace
 }  // namespace lstm::core
