@@ -185,20 +185,26 @@ void Stream::TakeSome(v1::StreamRequest& message) {
 void Stream::WriteLoop() {
   v1::StreamRequest message;
   std::unique_lock<std::mutex> lock(mutex_);
-  const auto work = [this] { return !ended_.ok() || (writable_ && (queue_.requests_size() > 0 || half_close_)); };
+  const auto wanted = [this] { return !ended_.ok() || (writable_ && (queue_.requests_size() > 0 || half_close_)); };
+  const auto held = [this] { return ended_.ok() && !half_close_ && hold_.holds(Clock::now()); };
   while (true) {
-    if (retries_.empty()) {
-      queued_.wait(lock, [&] { return work() || !retries_.empty(); });
+    if (wanted() && held()) {
+      queued_.wait_until(lock, hold_.until(), [&] { return !wanted() || !held(); });
+    } else if (retries_.empty()) {
+      queued_.wait(lock, [&] { return wanted() || !retries_.empty(); });
     } else {
       const auto next = retries_.begin()->first;
-      queued_.wait_until(lock, next, [&] { return work() || retries_.begin()->first < next; });
+      queued_.wait_until(lock, next, [&] { return wanted() || retries_.begin()->first < next; });
     }
     if (!ended_.ok()) return;
     RetryDue(lock);
-    if (!work() || !ended_.ok()) continue;
+    if (!wanted() || held() || !ended_.ok()) continue;
     const std::shared_ptr<Call> call = writable_;
     const bool last = queue_.requests_size() == 0;
-    if (!last) TakeSome(message);
+    if (!last) {
+      TakeSome(message);
+      hold_.Wrote(message, Clock::now());
+    }
     lock.unlock();
     const bool written = last ? (call->rpc->WritesDone(), false) : call->rpc->Write(message);
     lock.lock();
@@ -335,6 +341,7 @@ void Stream::Detach(const absl::Status& why, bool for_good) {
     const std::lock_guard<std::mutex> lock(mutex_);
     accepting_ = false;
     call_ = writable_ = nullptr;
+    hold_.Clear();
     queue_.Clear();
     queued_bytes_ = 0;
     if (for_good) ended_ = why;
@@ -353,6 +360,7 @@ void Stream::Dispatch(v1::Response& response) {
     Session* session = nullptr;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
+      if (hold_.Answered(response) && queue_.requests_size() > 0) queued_.notify_one();
       const auto it = sessions_.find(LaneOf(response));
       if (it == sessions_.end()) return;
       session = it->second;

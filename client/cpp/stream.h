@@ -19,6 +19,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "client/cpp/hold.h"
 #include "client/cpp/session.h"
 #include "lstm/v1/prediction.grpc.pb.h"
 
@@ -33,7 +34,7 @@ struct StreamEvent {
 };
 
 // One bidirectional stream with any number of sessions on its lanes, begun with the first of them. Thread-safe. What is queued while a message is being
-// written goes with the next one: requests coalesce under load and wait for nothing when there is none.
+// written, or while the server is behind (hold.h), goes with the next one: requests coalesce under load and wait for nothing when there is none.
 //
 // A call that breaks off, or ends without our asking, is made again: at once where it had held, else after a pause that
 // grows and has jitter (backoff.h). The sessions are resumed on it (Session says what that promises). Where the server says
@@ -102,6 +103,7 @@ class Stream {
   std::condition_variable queued_, over_;
   v1::StreamRequest queue_;                // guarded by mutex_, as all below
   size_t queued_bytes_ = 0;
+  Hold hold_;
   bool accepting_ = false;                 // requests are for a connection; else they are dropped, and the sessions know
   bool half_close_ = false;                // once the queue is empty
   bool closing_ = false, draining_ = false;
