@@ -201,6 +201,7 @@ class Lowering {
   std::string RateText(int rate) const { return rate < 0 ? "T" : lengths_[static_cast<size_t>(rate)].Text(); }
   absl::Status Settle(Call& call);  // before an op: all that it reads belongs to this stage
   bool Here(const Val& val) const;  // something of it changes over the steps of this stage
+  bool StaysConstant(const Source& source, const Origin& how) const;
   bool CanBring(const Val& val, const Origin& how) const;  // else a new stage must begin first
   ValPtr Bring(const Val& val, const Origin& how);
   absl::StatusOr<ValPtr> Anew(const ValPtr& val, const Origin& how);  // brings it, into a new stage where that must be
@@ -212,7 +213,7 @@ class Lowering {
   absl::StatusOr<ValPtr> Accumulated(const Val& val, ReduceKind kind);  // over all steps
   absl::StatusOr<int> LengthOf(const Call& call);  // an index into lengths_, -1: all steps
 
-  // structure.cc, math.cc, windows.cc, recurrent.cc: the ops. UNIMPLEMENTED where an op is not theirs.
+  // structure.cc, math.cc, windows.cc (and pools.cc), recurrent.cc: the ops. UNIMPLEMENTED where an op is not theirs.
   absl::Status Structure(Call& call);
   absl::Status Math(Call& call);
   absl::Status Windows(Call& call);
@@ -259,13 +260,26 @@ class Lowering {
   void NoteGate(std::string_view op, const Call& call);
 
   absl::Status LowerConv(Call& call);
-  absl::Status LowerPool(Call& call);
-  // The value with the `frames` before it in front, along the axis of time.
-  absl::StatusOr<ValPtr> WithContext(const Val& val, int64_t frames, absl::string_view name);
+  // The value with the `frames` before it in front, along the axis of time. `initial` has a number for each frame before the
+  // first; empty: zeros.
+  absl::StatusOr<ValPtr> WithContext(const Val& val, int64_t frames, absl::string_view name, const std::vector<float>& initial = {});
   // Whole sequences alone: windows of reach + 1 frames, every stride-th, of the sequence with `front` and `behind` frames of
   // zeros around it. The axis of time has the frames of one window.
   absl::StatusOr<ValPtr> WindowsOverTime(const ValPtr& x, std::string_view mode, int64_t front, int64_t behind, int64_t reach, int64_t stride, int64_t& tail);
   absl::StatusOr<ValPtr> Windowed(const ValPtr& val, int64_t front, int64_t behind, int64_t reach, int64_t stride);
+
+  // pools.cc
+  struct Pool;
+  absl::Status LowerPool(Call& call);
+  absl::Status ReadPool(const Call& call, Pool& pool);
+  absl::StatusOr<ValPtr> PoolFrames(const ValPtr& x, Pool& pool);
+  absl::StatusOr<ValPtr> CausalFrames(const ValPtr& x, Pool& pool);
+  absl::StatusOr<ValPtr> WholeFrames(const ValPtr& x, Pool& pool);
+  absl::StatusOr<ValPtr> TapsOf(const Val& window, const Pool& pool, size_t j);
+  absl::StatusOr<ValPtr> Apart(const Val& window, const Val& like, Pool& pool, size_t j);
+  int One();  // a source that is one in every step
+  absl::StatusOr<ValPtr> PoolRows(const Val& frames, Pool& pool, Shape& shape);
+  absl::StatusOr<ValPtr> Averaged(ValPtr y, const Pool& pool);
 
   struct Cell;
   absl::Status ReadCell(Call& call, size_t direction, Cell& cell);

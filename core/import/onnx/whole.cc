@@ -111,13 +111,22 @@ std::optional<Lowering::Origin> Lowering::Composed(const Source& import, const O
   return out;
 }
 
+// A constant needs no reading, but where frames beyond those of its stage are read: there it is zero as everything is.
+bool Lowering::StaysConstant(const Source& source, const Origin& how) const {
+  if (source.kind != Source::kConstant || how.shift != 0) return false;
+  const auto less = [&](int stage) {
+    const int rate = stages_[static_cast<size_t>(stage)]->rate;
+    return rate < 0 ? 1 : lengths_[static_cast<size_t>(rate)].less;
+  };
+  return how.kind != SequenceRead::kEach || less(stage_) >= less(source.stage);
+}
+
 bool Lowering::CanBring(const Val& val, const Origin& how) const {
   const bool plain = how.kind != SequenceRead::kAt && how.plain();
   for (int64_t i = 0; !val.constant() && i < (val.elements ? val.count() : 1); ++i) {
     const Source& source = sources_[static_cast<size_t>(val.at(i).source)];
     if (source.stage != stage_) continue;
-    const bool same = source.kind == Source::kConstant && how.shift == 0;
-    if (same || (source.kind == Source::kImport && Composed(source, how))) continue;
+    if (StaysConstant(source, how) || (source.kind == Source::kImport && Composed(source, how))) continue;
     // What a step of this stage computes can be read in it as it is, and not at another step or after the last.
     if (how.kind == SequenceRead::kEach && plain && source.kind != Source::kCell) continue;
     return false;
@@ -133,7 +142,7 @@ ValPtr Lowering::Bring(const Val& val, const Origin& how) {
     const Source source = sources_[static_cast<size_t>(index)];
     Origin origin = how;
     origin.source = index;
-    if (source.kind == Source::kConstant && how.shift == 0) {
+    if (StaysConstant(source, how)) {
       if (source.stage != stage_) known->second = NewSource({Source::kConstant, -1, -1, source.constant, source.shape});
       return known->second;
     }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
-// Convolutions and pools: over axes of the step as one product, over time with the frames before kept in the session's state.
+// Convolutions: over axes of the step as one product, over time with the frames before kept in the session's state.
+#include "core/import/onnx/windows.h"
+
 #include <algorithm>
-#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -18,9 +19,7 @@ ConstantPtr Rows(const core::Constant& from, int64_t first, int64_t count) {
   return out;
 }
 
-struct Window {
-  std::vector<int64_t> kernel, strides, dilations, before, after;
-};
+}  // namespace
 
 absl::Status ReadWindow(const NodeView& node, const Shape& shape, Window& w) {
   const size_t n = w.kernel.size();
@@ -43,18 +42,22 @@ absl::Status ReadWindow(const NodeView& node, const Shape& shape, Window& w) {
   for (size_t j = 0; j < n; ++j) {
     if (w.kernel[j] < 1 || w.kernel[j] > kMaxInts) return absl::InvalidArgumentError(absl::StrCat("its kernel has ", w.kernel[j]));
     if (mode == "VALID") w.before[j] = w.after[j] = 0;
-    if (mode != "SAME_UPPER" && mode != "SAME_LOWER") continue;
+    if (!IsSame(mode)) continue;
     const int64_t size = shape[j + 2], out = (size + w.strides[j] - 1) / w.strides[j];
-    const int64_t all = std::max<int64_t>(0, (out - 1) * w.strides[j] + (w.kernel[j] - 1) * w.dilations[j] + 1 - size);
+    const int64_t all = std::max<int64_t>(0, (out - 1) * w.strides[j] + w.Extent(j) - size);
     w.before[j] = mode == "SAME_UPPER" ? all / 2 : all - all / 2;
     w.after[j] = all - w.before[j];
   }
   return absl::OkStatus();
 }
 
-}  // namespace
+void PadSameInTime(std::string_view auto_pad, Window& w, size_t j) {
+  const int64_t reach = w.Extent(j) - 1;
+  w.before[j] = auto_pad == "SAME_UPPER" ? reach / 2 : reach - reach / 2;
+  w.after[j] = reach - w.before[j];
+}
 
-absl::StatusOr<ValPtr> Lowering::WithContext(const Val& val, int64_t frames, absl::string_view name) {
+absl::StatusOr<ValPtr> Lowering::WithContext(const Val& val, int64_t frames, absl::string_view name, const std::vector<float>& initial) {
   if (frames == 0) return std::make_shared<const Val>(val);
   const auto t = static_cast<size_t>(val.time);
   Shape shape = val.shape;
@@ -62,7 +65,14 @@ absl::StatusOr<ValPtr> Lowering::WithContext(const Val& val, int64_t frames, abs
   LSTM_ASSIGN_OR_RETURN(int64_t count, ElementCount(shape));
   LSTM_RETURN_IF_ERROR(Spend(3 * count));
   stages_[static_cast<size_t>(stage_)]->timed = true;
-  LSTM_ASSIGN_OR_RETURN(const StateId state, AddState(absl::StrCat(name, ".context"), shape, {}));
+  int64_t outer = 1, inner = 1;
+  for (size_t a = 0; a < t; ++a) outer *= val.shape[a];
+  for (size_t a = t + 1; a < val.shape.size(); ++a) inner *= val.shape[a];
+  std::vector<float> begin;
+  for (int64_t o = 0; o < outer && !initial.empty(); ++o) {
+    for (float f : initial) begin.insert(begin.end(), static_cast<size_t>(inner), f);
+  }
+  LSTM_ASSIGN_OR_RETURN(const StateId state, AddState(absl::StrCat(name, ".context"), shape, std::move(begin)));
   LSTM_ASSIGN_OR_RETURN(const ValueId before, Add("context", StateReadOp{state}, {}));
   const ValPtr past = Computed(before, shape, Val{});
   auto window = std::make_shared<Val>(val);
@@ -70,9 +80,6 @@ absl::StatusOr<ValPtr> Lowering::WithContext(const Val& val, int64_t frames, abs
   window->head = 0;
   window->shape[t] = frames + 1;
   auto elements = std::make_shared<std::vector<Element>>();
-  int64_t outer = 1, inner = 1;
-  for (size_t a = 0; a < t; ++a) outer *= val.shape[a];
-  for (size_t a = t + 1; a < val.shape.size(); ++a) inner *= val.shape[a];
   for (int64_t o = 0; o < outer; ++o) {
     for (int64_t i = 0; i < frames * inner; ++i) elements->push_back(past->at(o * frames * inner + i));
     for (int64_t i = 0; i < inner; ++i) elements->push_back(val.at(o * inner + i));
@@ -112,10 +119,10 @@ absl::StatusOr<ValPtr> Lowering::Windowed(const ValPtr& val, int64_t front, int6
   return ValPtr(window);
 }
 
-// What a convolution or a pool reads over time, where a step and those before it are not enough.
+// What a convolution reads over time, where a step and those before it are not enough.
 absl::StatusOr<ValPtr> Lowering::WindowsOverTime(const ValPtr& x, std::string_view mode, int64_t front, int64_t behind, int64_t reach, int64_t stride, int64_t& tail) {
   if (reach > 4096) return absl::InvalidArgumentError(absl::StrCat("reaches over ", reach + 1, " frames, expected at most 4097"));
-  if (stride != 1 && (mode == "SAME_UPPER" || mode == "SAME_LOWER")) return LooksAhead(absl::StrCat("steps over time by ", stride, " with auto_pad ", Shown(mode), ": what it pads depends on the length of the sequence; export it with pads"));
+  if (stride != 1 && IsSame(mode)) return LooksAhead(absl::StrCat("steps over time by ", stride, " with auto_pad ", Shown(mode), ": what it pads depends on the length of the sequence; export it with pads"));
   if (x->tail != 0 && !x->zeros_behind) return LooksAhead("reads what was padded behind the end of the sequence and is not zeros");
   tail = stride == 1 ? std::max<int64_t>(0, front + behind - reach) : 0;  // cut by a Slice, mostly
   return Windowed(x, front, behind - tail, reach, stride);
@@ -146,9 +153,8 @@ absl::Status Lowering::LowerConv(Call& call) {
     const size_t j = static_cast<size_t>(x->time) - 2;
     const int64_t reach = (window.kernel[j] - 1) * window.dilations[j];
     const std::string_view mode = call.node.Text("auto_pad", "NOTSET");
-    if (mode == "SAME_UPPER" || mode == "SAME_LOWER") {  // what is shared out among both sides is the whole reach
-      window.before[j] = mode == "SAME_UPPER" ? reach / 2 : reach - reach / 2;
-      window.after[j] = reach - window.before[j];
+    if (IsSame(mode)) {
+      PadSameInTime(mode, window, j);
       if (reach > 0 && !whole_) return LooksAhead("pads time on both sides: it looks ahead");
     }
     const int64_t front = x->head + window.before[j], behind = window.after[j] + x->tail, stride = std::exchange(window.strides[j], 1);
@@ -241,94 +247,6 @@ absl::Status Lowering::LowerConv(Call& call) {
   for (size_t a = 2; a < rank; ++a) result->labels[a] = x->labels[a];
   result->elements = std::move(elements);
   call.out[0] = std::move(result);
-  return absl::OkStatus();
-}
-
-absl::Status Lowering::LowerPool(Call& call) {
-  ValPtr read = call.in[0];
-  const Val& x = call[0];
-  const std::string_view op = call.node.op;
-  const bool global = op == "GlobalAveragePool" || op == "GlobalMaxPool", mean = op == "AveragePool" || op == "GlobalAveragePool";
-  if (x.shape.size() < 3 || x.constant() || !x.is_float) return Refuse(absl::StrCat("reads shape ", ShapeString(x.shape), ", expected computed floats [N, C, ...]"));
-  if (global) {
-    std::vector<int64_t> axes;
-    for (size_t a = 2; a < x.shape.size(); ++a) axes.push_back(static_cast<int64_t>(a));
-    LSTM_ASSIGN_OR_RETURN(call.out[0], Reduced(x, mean ? ReduceKind::kMean : ReduceKind::kMaximum, axes, true));
-    return absl::OkStatus();
-  }
-  Window window;
-  if (const Attribute* k = call.node.Find("kernel_shape")) window.kernel = k->ints;
-  for (size_t j = 0; j < window.kernel.size() && j + 2 < x.shape.size(); ++j) {
-    if (x.time < 0 && window.kernel[j] > 1 && IsOpen(x.labels[j + 2]) && MakeTime(x.labels[j + 2])) return absl::AbortedError("time was found");
-  }
-  if (window.kernel.size() + 2 != x.shape.size()) return Refuse("its kernel_shape does not fit its input");
-  LSTM_RETURN_IF_ERROR(ReadWindow(call.node, x.shape, window));
-  if (call.node.Int("ceil_mode", 0) != 0) return Refuse("ceil_mode is not supported");
-  bool apart = false;  // an average of what is not padding
-  std::vector<int64_t> before = {0, 0}, after = {0, 0};
-  before.insert(before.end(), window.before.begin(), window.before.end());
-  after.insert(after.end(), window.after.begin(), window.after.end());
-  for (size_t j = 0; j < window.kernel.size(); ++j) {
-    if (x.time == static_cast<int>(j) + 2 && (window.kernel[j] != 1 || window.strides[j] != 1)) {
-      if (!whole_) return LooksAhead("pools over time: it gives less than one for each step, or looks ahead");
-      const bool same = call.node.Text("auto_pad", "NOTSET").starts_with("SAME");
-      if (window.before[j] != 0 || window.after[j] != 0 || x.head != 0 || x.tail != 0 || same) return LooksAhead("pools over time that is padded");
-      LSTM_ASSIGN_OR_RETURN(read, Windowed(call.in[0], 0, 0, (window.kernel[j] - 1) * window.dilations[j], std::exchange(window.strides[j], 1)));
-      continue;
-    }
-    apart = apart || (mean && (window.before[j] != 0 || window.after[j] != 0) && call.node.Int("count_include_pad", 0) == 0);
-  }
-  Shape wide = read->shape;
-  for (size_t a = 0; a < wide.size(); ++a) wide[a] += before[a] + after[a];
-  LSTM_ASSIGN_OR_RETURN(const int64_t padded_count, ElementCount(wide));
-  LSTM_RETURN_IF_ERROR(Affordable(padded_count));
-  LSTM_ASSIGN_OR_RETURN(const Arrangement pad, Padded(read->shape, before, after, PadMode::kConstant));
-  LSTM_RETURN_IF_ERROR(ElementCount(pad.shape()).status());
-  LSTM_ASSIGN_OR_RETURN(const ValPtr padded, Arranged(*read, pad, pad.shape(), mean ? 0 : -static_cast<double>(std::numeric_limits<float>::max())));
-  const auto strides = Strides(padded->shape);
-  Arrangement rows;
-  Shape shape = {x.shape[0], x.shape[1]};
-  int64_t taps = 1;
-  for (size_t a = 0; a < 2; ++a) rows.axes.push_back(Same(padded->shape).axes[a]);
-  for (size_t j = 0; j < window.kernel.size(); ++j) {
-    const int64_t extent = (window.kernel[j] - 1) * window.dilations[j] + 1, n = padded->shape[j + 2];
-    if (n < extent) return Refuse(absl::StrCat("its kernel reaches over ", extent, " items of ", n));
-    shape.push_back((n - extent) / window.strides[j] + 1);
-    taps *= window.kernel[j];
-    auto& axis = rows.axes.emplace_back();
-    for (int64_t o = 0; o < shape.back(); ++o) axis.push_back(o * window.strides[j] * strides[j + 2]);
-  }
-  for (size_t j = 0; j < window.kernel.size(); ++j) {
-    auto& axis = rows.axes.emplace_back();
-    for (int64_t k = 0; k < window.kernel[j]; ++k) axis.push_back(k * window.dilations[j] * strides[j + 2]);
-  }
-  const int64_t count = CheckedElementCount(shape);
-  LSTM_RETURN_IF_ERROR(ElementCount({count, taps}).status());
-  LSTM_RETURN_IF_ERROR(Spend(count * taps));
-  LSTM_ASSIGN_OR_RETURN(const ValPtr gathered, Arranged(*padded, rows, {count, taps}));
-  LSTM_ASSIGN_OR_RETURN(const ValueId in, Use(*gathered, {count, taps}));
-  LSTM_ASSIGN_OR_RETURN(const ValueId y, Add("", ReduceOp{mean ? ReduceKind::kMean : ReduceKind::kMaximum}, {in}));
-  call.out[0] = Computed(y, shape, x);
-  if (!apart) return absl::OkStatus();
-  Tensor share{true, {shape.begin() + 2, shape.end()}, {}, {}};
-  std::vector<std::vector<int64_t>> inside(window.kernel.size());  // taps of each position along an axis
-  for (size_t j = 0; j < window.kernel.size(); ++j) {
-    for (int64_t o = 0; o < shape[j + 2]; ++o) {
-      int64_t n = 0;
-      for (int64_t k = 0; k < window.kernel[j]; ++k) {
-        const int64_t at = o * window.strides[j] + k * window.dilations[j] - window.before[j];
-        n += at >= 0 && at < padded->shape[j + 2] - window.before[j] - window.after[j] ? 1 : 0;
-      }
-      if (n == 0) return Refuse("averages padding alone");
-      inside[j].push_back(n);
-    }
-  }
-  for (int64_t i = 0; i < CheckedElementCount(share.shape); ++i) {
-    int64_t rest = i, n = 1;
-    for (size_t j = window.kernel.size(); j-- > 0; rest /= shape[j + 2]) n *= inside[j][static_cast<size_t>(rest % shape[j + 2])];
-    share.floats.push_back(static_cast<float>(static_cast<double>(taps) / static_cast<double>(n)));
-  }
-  LSTM_ASSIGN_OR_RETURN(call.out[0], Combine(ElementwiseKind::kMultiply, *call.out[0], *MakeConstantVal(std::move(share))));
   return absl::OkStatus();
 }
 

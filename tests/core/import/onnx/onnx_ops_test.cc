@@ -600,6 +600,97 @@ TEST(OnnxOpsTest, WindowsOverTwoAxes) {
   Check("GlobalMaxPool", {{1, 3, 4, 5}}, [](OnnxWriter& w) { w.Node("GlobalMaxPool", {"x"}, {"z"}); }, [](const std::vector<Array>& in) { return Along(in[0], {2, 3}, true, [](const std::vector<double>& v) { return *std::max_element(v.begin(), v.end()); }); });
 }
 
+// A pool along one axis, as the text of ONNX has it: how many windows, and where each tap of one lies.
+struct PoolAxis {
+  int64_t size, kernel, stride = 1, dilation = 1, before = 0, after = 0;
+
+  int64_t Windows(bool ceil_mode) const {
+    const double span = static_cast<double>(size + before + after - dilation * (kernel - 1) - 1) / static_cast<double>(stride) + 1;
+    auto n = static_cast<int64_t>(ceil_mode ? std::ceil(span) : std::floor(span));
+    if (ceil_mode && (n - 1) * stride >= size + before) --n;  // one that would begin in the padding behind
+    return n;
+  }
+  int64_t At(int64_t window, int64_t tap) const { return window * stride + tap * dilation - before; }
+  bool Inside(int64_t at) const { return at >= 0 && at < size; }
+  bool Padded(int64_t at) const { return at >= -before && at < size + after; }
+};
+
+// [1, channels, a, b]
+Array Pooled(const Array& x, const PoolAxis& a, const PoolAxis& b, bool ceil_mode, bool mean, bool counted) {
+  return Make({1, x.shape[1], a.Windows(ceil_mode), b.Windows(ceil_mode)}, [&](const Index& o) {
+    double most = -1e30, sum = 0, count = 0;
+    for (int64_t p = 0; p < a.kernel; ++p) {
+      for (int64_t q = 0; q < b.kernel; ++q) {
+        const int64_t r = a.At(o[2], p), s = b.At(o[3], q);
+        const bool inside = a.Inside(r) && b.Inside(s);
+        if (inside) most = std::max(most, x({0, o[1], r, s})), sum += x({0, o[1], r, s});
+        count += inside || (counted && a.Padded(r) && b.Padded(s)) ? 1 : 0;
+      }
+    }
+    return mean ? sum / count : most;
+  });
+}
+
+TEST(OnnxOpsTest, PoolsWithAndWithoutCeilMode) {
+  const PoolAxis one{1, 1};
+  const std::vector<std::pair<PoolAxis, PoolAxis>> planes = {
+      {{6, 3, 2}, {7, 2, 2}},                              // one window more along each axis
+      {{6, 3, 2, 1, 1, 1}, {7, 2, 3, 1, 0, 1}},            // behind explicit padding
+      {{5, 2, 3, 1, 1, 1}, {4, 1, 2}},                     // a window that would begin in the padding, and one behind the end
+      {{2, 1, 2}, {2, 1, 2}},
+      {{7, 3, 3, 2, 2, 1}, {6, 2, 2, 3}},                  // dilated
+      {{2, 3, 2}, {5, 4, 3, 1, 0, 2}},                     // a window that is longer than its axis
+      {{6, 2, 4, 2, 1, 2}, {7, 3, 5, 1, 2, 2}},
+      {{4, 2, 1, 1, 1, 1}, {4, 3, 1, 1, 1, 1}},            // nothing to round
+  };
+  for (const bool ceil_mode : {true, false}) {
+    for (const auto& [a, b] : planes) {
+      if (a.Windows(ceil_mode) < 1 || b.Windows(ceil_mode) < 1) continue;
+      const std::string window = W::Ints("kernel_shape", {a.kernel, b.kernel}) + W::Ints("strides", {a.stride, b.stride}) + W::Ints("dilations", {a.dilation, b.dilation}) +
+                                 W::Ints("pads", {a.before, b.before, a.after, b.after}) + W::Int("ceil_mode", ceil_mode);
+      const std::string what = absl::StrCat(ceil_mode, ", ", a.size, " by ", a.kernel, ", ", b.size, " by ", b.kernel);
+      Check("MaxPool " + what, {{1, 2, a.size, b.size}}, [&](OnnxWriter& w) { w.Node("MaxPool", {"x"}, {"z"}, window); }, [&, &a = a, &b = b](const std::vector<Array>& in) { return Pooled(in[0], a, b, ceil_mode, false, false); });
+      for (const bool counted : {true, false}) {
+        Check(absl::StrCat("AveragePool ", what, counted), {{1, 2, a.size, b.size}}, [&](OnnxWriter& w) { w.Node("AveragePool", {"x"}, {"z"}, window + W::Int("count_include_pad", counted)); },
+              [&, &a = a, &b = b](const std::vector<Array>& in) { return Pooled(in[0], a, b, ceil_mode, true, counted); }, {.opset = 19});
+      }
+    }
+    for (const PoolAxis& a : {PoolAxis{7, 3, 2, 1, 1, 0}, {8, 3, 2}, {5, 3, 4}, {3, 2, 2, 2, 1, 1}, {1, 2, 2}}) {
+      if (a.Windows(ceil_mode) < 1) continue;
+      const std::string window = W::Ints("kernel_shape", {a.kernel}) + W::Ints("strides", {a.stride}) + W::Ints("dilations", {a.dilation}) + W::Ints("pads", {a.before, a.after}) + W::Int("ceil_mode", ceil_mode);
+      for (const bool mean : {true, false}) {
+        Check(absl::StrCat("1-D ", mean, ceil_mode, ", ", a.size, " by ", a.kernel), {{1, 2, a.size}}, [&](OnnxWriter& w) { w.Node(mean ? "AveragePool" : "MaxPool", {"x"}, {"z"}, window); }, [&](const std::vector<Array>& in) {
+          Array y = Pooled({{1, 2, a.size, 1}, in[0].values}, a, one, ceil_mode, mean, false);
+          y.shape.pop_back();
+          return y;
+        });
+      }
+    }
+  }
+  // auto_pad has a size of its own.
+  for (const char* mode : {"VALID", "SAME_UPPER"}) {
+    const PoolAxis a{8, 3, 2, 1, 0, *mode == 'S' ? 1 : 0};
+    Check(absl::StrCat("ceil_mode and ", mode), {{1, 2, 8}}, [&](OnnxWriter& w) { w.Node("MaxPool", {"x"}, {"z"}, W::Ints("kernel_shape", {3}) + W::Ints("strides", {2}) + W::Text("auto_pad", mode) + W::Int("ceil_mode", 1)); },
+          [&](const std::vector<Array>& in) { return Pooled({{1, 2, 8, 1}, in[0].values}, a, one, false, false, false); });
+  }
+}
+
+// Numbers of ONNX's own node tests, averagepool_2d_ceil, maxpool_2d_ceil and the window that would begin behind the end.
+TEST(OnnxOpsTest, PoolsAsOnnxItselfTestsThem) {
+  const auto check = [](const char* op, const std::string& attributes, int64_t side, const std::vector<float>& x, const std::vector<double>& y, int64_t out) {
+    Check(op, {{1, 1, side, side}}, [&](OnnxWriter& w) {
+      w.Initializer(W::Tensor("none", {}, {0})).Initializer(W::Tensor("c", {1, 1, side, side}, x)).Node("Mul", {"x", "none"}, {"n"}).Node("Add", {"n", "c"}, {"v"}).Node(op, {"v"}, {"z"}, attributes);
+    }, [&](const std::vector<Array>&) { return Array{{1, 1, out, out}, y}; });
+  };
+  const std::vector<float> plane = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
+  const std::string window = W::Ints("kernel_shape", {3, 3}) + W::Ints("strides", {2, 2}) + W::Int("ceil_mode", 1);
+  check("AveragePool", window, 4, plane, {6, 7.5, 12, 13.5}, 2);
+  check("MaxPool", window, 4, plane, {11, 12, 15, 16}, 2);
+  check("MaxPool", W::Ints("kernel_shape", {1, 1}) + W::Ints("strides", {2, 2}) + W::Int("ceil_mode", 1), 2, {1, 2, 3, 4}, {1}, 1);
+  // PyTorch: avg_pool2d(x, 2, 3, padding=1, ceil_mode=True)
+  check("AveragePool", W::Ints("kernel_shape", {2, 2}) + W::Ints("strides", {3, 3}) + W::Ints("pads", {1, 1, 1, 1}) + W::Int("ceil_mode", 1) + W::Int("count_include_pad", 1), 4, plane, {0.25, 1.75, 5.5, 13.5}, 2);
+}
+
 // What is computed from constants is folded, and becomes the shape, the weight or the number of an op that is not.
 TEST(OnnxOpsTest, FoldedConstants) {
   Check("Range, Where, Mod, comparisons", {{1, 6}}, [](OnnxWriter& w) {
@@ -629,7 +720,17 @@ TEST(OnnxOpsTest, WhatIsNotSupportedIsRefusedByNodeOpAndReason) {
     return model.ok() ? "accepted" : std::string(model.status().message());
   };
   EXPECT_THAT(refusal([](OnnxWriter& w) { w.Node("Frob", {"x"}, {"z"}); }), HasSubstr("Frob node 'Frob_0': this operator is not supported"));
-  EXPECT_THAT(refusal([](OnnxWriter& w) { w.Node("MaxPool", {"x"}, {"z"}, W::Ints("kernel_shape", {2}) + W::Int("ceil_mode", 1)); }), HasSubstr("MaxPool node 'MaxPool_0': ceil_mode"));
+  const auto pooled = [&](const char* op, const std::string& attributes) { return refusal([&](OnnxWriter& w) { w.Node(op, {"x"}, {"z"}, attributes); }); };
+  EXPECT_THAT(pooled("MaxPool", W::Ints("kernel_shape", {2, 2})), HasSubstr("MaxPool node 'MaxPool_0': its kernel_shape has 2 numbers, expected one for each axis of [1, 3, 4] behind the second"));
+  EXPECT_THAT(pooled("MaxPool", W::Ints("kernel_shape", {2}) + W::Ints("pads", {2, 0})), HasSubstr("MaxPool node 'MaxPool_0': has windows of padding alone along axis 2"));
+  EXPECT_THAT(pooled("AveragePool", W::Ints("kernel_shape", {2}) + W::Ints("pads", {0, 2})), HasSubstr("AveragePool node 'AveragePool_0': has windows of padding alone along axis 2"));
+  EXPECT_THAT(pooled("MaxPool", W::Ints("kernel_shape", {6}) + W::Int("ceil_mode", 1)), HasSubstr("MaxPool node 'MaxPool_0': its kernel reaches over 6 items of 4"));
+  // Numbers as no network has them.
+  EXPECT_THAT(pooled("MaxPool", W::Ints("kernel_shape", {200'000}) + W::Ints("strides", {200'000}) + W::Ints("dilations", {200'000}) + W::Int("ceil_mode", 1)), HasSubstr("its kernel reaches over"));
+  EXPECT_THAT(pooled("MaxPool", W::Ints("kernel_shape", {1 << 18}) + W::Ints("strides", {1 << 18}) + W::Ints("pads", {200'000, 200'000}) + W::Int("ceil_mode", 1)), HasSubstr("MaxPool node 'MaxPool_0': has"));
+  EXPECT_THAT(pooled("MaxPool", W::Ints("kernel_shape", {2}) + W::Ints("strides", {INT64_MAX}) + W::Int("ceil_mode", 1)), HasSubstr("strides has 9223372036854775807"));
+  EXPECT_THAT(pooled("MaxPool", W::Ints("kernel_shape", {2}) + W::Ints("pads", {-1, 0}) + W::Int("ceil_mode", 1)), HasSubstr("pads has -1"));
+  EXPECT_THAT(pooled("MaxPool", W::Ints("kernel_shape", {-2}) + W::Int("ceil_mode", 1)), HasSubstr("its kernel has -2"));
   EXPECT_THAT(refusal([](OnnxWriter& w) { w.Node("LpNormalization", {"x"}, {"z"}, W::Int("p", 3)); }), HasSubstr("LpNormalization node 'LpNormalization_0': its p is 3, expected 1 or 2"));
   EXPECT_THAT(refusal([](OnnxWriter& w) { w.Node("Softmax", {"x"}, {"z"}, W::Int("axis", 7)); }), HasSubstr("Softmax node 'Softmax_0': axis is 7"));
   EXPECT_THAT(refusal([](OnnxWriter& w) { w.Node("TopK", {"x", "x"}, {"z"}); }), HasSubstr("TopK node 'TopK_0': sorts axis 2 of shape [1, 3, 4]"));

@@ -469,25 +469,246 @@ TEST(OnnxWholeTest, StridesAndNoPaddingGiveAnotherNumberOfFrames) {
   }
 }
 
-TEST(OnnxWholeTest, PoolsOverTime) {
-  testing::Random random(22);
-  for (const char* op : {"MaxPool", "AveragePool"}) {
-    for (const int64_t stride : {1, 2, 3}) {
-      OnnxWriter file;
-      file.Input(W::Declared("x", {-1, 2, -2})).Node(op, {"x"}, {"y"}, W::Ints("kernel_shape", {3}) + W::Ints("strides", {stride})).Output("y");
-      const auto model = Import(file.File());
-      ASSERT_TRUE(model.ok()) << model.status();
-      EXPECT_THAT(model->not_streamable, HasSubstr("pools over time"));
-      const Rows x = Random(random, 11, 2);
-      Rows y;
-      for (size_t t = 0; t + 3 <= x.size(); t += static_cast<size_t>(stride)) {
-        Vector& row = y.emplace_back();
-        for (size_t i = 0; i < 2; ++i) row.push_back(*op == 'M' ? std::max({x[t][i], x[t + 1][i], x[t + 2][i]}) : (x[t][i] + x[t + 1][i] + x[t + 2][i]) / 3);
+// Pools over time, and a second axis behind it.
+struct PoolCase {
+  std::vector<int64_t> kernel, strides, dilations, pads;
+  bool ceil_mode = false;
+  int64_t features = 1;  // of the second axis
+
+  std::string Attributes() const { return W::Ints("kernel_shape", kernel) + W::Ints("strides", strides) + W::Ints("dilations", dilations) + W::Ints("pads", pads) + W::Int("ceil_mode", ceil_mode); }
+  std::string What() const { return absl::StrCat(kernel[0], " frames by ", strides[0], ", dilation ", dilations[0], ", pads ", pads[0], ", ", pads[kernel.size()], ", ceil_mode ", ceil_mode); }
+  int64_t Of(const std::vector<int64_t>& list, size_t a, int64_t otherwise) const { return a < kernel.size() ? list[a] : otherwise; }
+  int64_t After(size_t a) const { return a < kernel.size() ? pads[a + kernel.size()] : 0; }
+  int64_t Extent(size_t a) const { return (Of(kernel, a, 1) - 1) * Of(dilations, a, 1) + 1; }
+  int64_t Windows(size_t a, int64_t n) const {
+    const int64_t stride = Of(strides, a, 1), front = Of(pads, a, 0);
+    const double span = static_cast<double>(n + front + After(a) - Extent(a)) / static_cast<double>(stride) + 1;
+    const auto windows = static_cast<int64_t>(ceil_mode ? std::ceil(span) : std::floor(span));
+    return ceil_mode && (windows - 1) * stride >= n + front ? windows - 1 : windows;
+  }
+};
+
+// Rows of [channels, features], by the definition.
+Rows PooledRows(const Rows& x, const PoolCase& c, bool mean, bool counted) {
+  const auto n = static_cast<int64_t>(x.size()), channels = static_cast<int64_t>(x[0].size()) / c.features;
+  Rows y;
+  for (int64_t o = 0; o < c.Windows(0, n); ++o) {
+    Vector& row = y.emplace_back();
+    for (int64_t at = 0; at < channels * c.Windows(1, c.features); ++at) {
+      const int64_t channel = at / c.Windows(1, c.features), p = at % c.Windows(1, c.features);
+      double most = -1e30, sum = 0, count = 0;
+      for (int64_t k = 0; k < c.kernel[0]; ++k) {
+        for (int64_t l = 0; l < c.Of(c.kernel, 1, 1); ++l) {
+          const int64_t t = o * c.strides[0] + k * c.dilations[0] - c.pads[0], f = p * c.Of(c.strides, 1, 1) + l * c.Of(c.dilations, 1, 1) - c.Of(c.pads, 1, 0);
+          const bool inside = t >= 0 && t < n && f >= 0 && f < c.features, padded = t >= -c.pads[0] && t < n + c.After(0) && f >= -c.Of(c.pads, 1, 0) && f < c.features + c.After(1);
+          count += inside || (counted && padded) ? 1 : 0;
+          if (!inside) continue;
+          const double v = x[static_cast<size_t>(t)][static_cast<size_t>(channel * c.features + f)];
+          most = std::max(most, v), sum += v;
+        }
       }
-      auto came = RunSequence(*model, 11, {{"x", x}});
-      ASSERT_TRUE(came.ok()) << came.status();
-      ExpectNear((*came)["y"], y, 2e-6, op);
+      row.push_back(mean ? sum / count : most);
     }
+  }
+  return y;
+}
+
+Shape InTime(const PoolCase& c) { return c.kernel.size() == 1 ? Shape{-1, 2, -2} : Shape{-1, 2, -2, c.features}; }
+
+// Each kind of pool: its op, whether it is an average, and whether that counts padding.
+void ForEachPool(const std::function<void(const std::string&, bool, bool)>& f) {
+  f("MaxPool", false, false);
+  f("AveragePool", true, false);
+  f("AveragePool", true, true);
+}
+
+TEST(OnnxWholeTest, PoolsOverTime) {
+  const std::vector<PoolCase> cases = {
+      {{3}, {1}, {1}, {0, 0}}, {{3}, {2}, {1}, {0, 0}}, {{3}, {3}, {1}, {0, 0}},                                                   // no padding
+      {{3}, {1}, {1}, {1, 1}}, {{3}, {1}, {1}, {0, 2}}, {{4}, {1}, {1}, {1, 2}}, {{3}, {1}, {2}, {2, 2}}, {{2}, {1}, {1}, {1, 1}},  // padded
+      {{3}, {2}, {1}, {1, 1}}, {{3}, {3}, {1}, {2, 0}}, {{3}, {2}, {2}, {4, 3}}, {{1}, {3}, {1}, {0, 0}},
+      {{3}, {2}, {1}, {0, 0}, true}, {{3}, {2}, {1}, {1, 1}, true}, {{2}, {3}, {1}, {1, 1}, true}, {{3}, {4}, {1}, {2, 1}, true}, {{3}, {2}, {2}, {0, 1}, true}, {{1}, {4}, {1}, {0, 0}, true},
+      {{3, 2}, {1, 2}, {1, 1}, {1, 1, 1, 0}, true, 5}, {{3, 3}, {2, 2}, {1, 1}, {1, 1, 1, 1}, true, 4}, {{2, 2}, {2, 1}, {1, 1}, {0, 1, 1, 1}, false, 3},
+  };
+  testing::Random random(22);
+  for (const PoolCase& c : cases) {
+    ForEachPool([&](const std::string& op, bool mean, bool counted) {
+      const std::string what = absl::StrCat(op, counted, " over ", c.What());
+      OnnxWriter file;
+      file.Input(W::Declared("x", InTime(c))).Node(op, {"x"}, {"y"}, c.Attributes() + (mean ? W::Int("count_include_pad", counted) : ""));
+      file.Node("Tanh", {"x"}, {"t"}).Node(op, {"t"}, {"u"}, c.Attributes() + (mean ? W::Int("count_include_pad", counted) : "")).Node("Neg", {"u"}, {"z"});
+      const auto model = Import(file.Output("y").Output("z").File(19));
+      ASSERT_TRUE(model.ok()) << what << ": " << model.status();
+      const bool too_long = c.pads[0] == c.Extent(0) - 1 && c.strides[0] == 1;  // and causal, but for that
+      EXPECT_THAT(model->not_streamable, HasSubstr(too_long ? "is longer than the sequence" : "pools over time")) << what;
+      for (const uint32_t steps : {11u, 1u, 2u, 3u, 8u}) {
+        const Rows x = Random(random, steps, static_cast<size_t>(2 * c.features));
+        auto came = RunSequence(*model, steps, {{"x", x}});
+        if (c.Windows(0, steps) < 1) {
+          EXPECT_THAT(std::string(came.status().message()), HasSubstr("the graph needs at least")) << what << ", " << steps;
+          continue;
+        }
+        ASSERT_TRUE(came.ok()) << what << ": " << came.status();
+        ExpectNear((*came)["y"], PooledRows(x, c, mean, counted), 2e-6, absl::StrCat(what, ", ", steps));
+        ExpectNear((*came)["z"], Mapped(PooledRows(Mapped(x, [](double v) { return std::tanh(v); }), c, mean, counted), [](double v) { return -v; }), 2e-6, absl::StrCat(what, ", ", steps));
+      }
+    });
+  }
+}
+
+// Zeros that a Pad puts around the sequence are items like all others; a pool's own padding around those is not.
+TEST(OnnxWholeTest, PoolsOverTimeThatAPadMadeLonger) {
+  testing::Random random(24);
+  for (const PoolCase& c : {PoolCase{{3}, {1}, {1}, {0, 0}}, {{3}, {1}, {1}, {1, 1}}, {{3}, {2}, {1}, {1, 0}, true}, {{2}, {2}, {1}, {0, 0}, true}}) {
+    ForEachPool([&](const std::string& op, bool mean, bool counted) {
+      OnnxWriter file;
+      file.Input(W::Declared("x", {-1, 2, -2})).Initializer(W::IntTensor("p", {6}, {0, 0, 1, 0, 0, 2})).Node("Tanh", {"x"}, {"t"}).Node("Pad", {"t", "p"}, {"w"});
+      const auto model = Import(file.Node(op, {"w"}, {"y"}, c.Attributes() + (mean ? W::Int("count_include_pad", counted) : "")).Output("y").File());
+      ASSERT_TRUE(model.ok()) << model.status();
+      for (const uint32_t steps : {6u, 1u, 5u}) {
+        const Rows x = Random(random, steps, 2);
+        Rows wide = Mapped(x, [](double v) { return std::tanh(v); });
+        wide.insert(wide.begin(), Vector(2, 0));
+        wide.resize(wide.size() + 2, Vector(2, 0));
+        auto came = RunSequence(*model, steps, {{"x", x}});
+        ASSERT_TRUE(came.ok()) << came.status();
+        ExpectNear((*came)["y"], PooledRows(wide, c, mean, counted), 2e-6, absl::StrCat(op, counted, " over ", c.What()));
+      }
+    });
+  }
+}
+
+// A channel that is the same in all frames is zero beside them as the others are.
+TEST(OnnxWholeTest, PaddingOfTimeIsNotFilledByConstants) {
+  testing::Random random(27);
+  const std::vector<float> k = Numbers(random, 2 * 3 * 3);
+  OnnxWriter file;
+  file.Input(W::Declared("x", {-1, 2, -2})).Initializer(W::IntTensor("p", {6}, {0, 0, 0, 0, 1, 0})).Initializer(W::Tensor("v", {}, {0.5f})).Initializer(W::Tensor("K", {2, 3, 3}, k));
+  file.Node("Tanh", {"x"}, {"t"}).Node("Pad", {"t", "p", "v"}, {"w"}).Node("Conv", {"w", "K"}, {"c"}, W::Ints("pads", {3, 4}) + W::Ints("strides", {2}) + W::Ints("dilations", {2})).Output("c");
+  const PoolCase pool{{2}, {1}, {1}, {1, 1}};
+  for (const bool counted : {true, false}) file.Node("AveragePool", {"w"}, {counted ? "a" : "b"}, pool.Attributes() + W::Int("count_include_pad", counted)).Output(counted ? "a" : "b");
+  const auto model = Import(file.File());
+  ASSERT_TRUE(model.ok()) << model.status();
+  for (const uint32_t steps : {6u, 5u, 1u}) {
+    const Rows x = Random(random, steps, 2);
+    Rows w = Mapped(x, [](double v) { return std::tanh(v); });
+    for (Vector& row : w) row.push_back(0.5);
+    auto came = RunSequence(*model, steps, {{"x", x}});
+    ASSERT_TRUE(came.ok()) << came.status();
+    ExpectNear((*came)["c"], Convolved(w, k, 2, 3, 4, 2, 2), 2e-6, "c");
+    ExpectNear((*came)["a"], PooledRows(w, pool, true, true), 2e-6, "a");
+    ExpectNear((*came)["b"], PooledRows(w, pool, true, false), 2e-6, "b");
+  }
+}
+
+TEST(OnnxWholeTest, PoolsOverTimeAsLongAsTheirInput) {
+  testing::Random random(25);
+  for (const std::string mode : {"SAME_UPPER", "SAME_LOWER"}) {
+    for (const int64_t kernel : {3, 4, 2}) {
+      ForEachPool([&](const std::string& op, bool mean, bool counted) {
+        const std::string what = absl::StrCat(op, counted, " ", mode, " ", kernel);
+        OnnxWriter file;
+        file.Input(W::Declared("x", {-1, 2, -2})).Node("Tanh", {"x"}, {"t"}).Node(op, {"t"}, {"u"}, W::Ints("kernel_shape", {kernel}) + W::Text("auto_pad", mode) + (mean ? W::Int("count_include_pad", counted) : ""));
+        file.Node("Add", {"t", "u"}, {"v"}).Node("GlobalMaxPool", {"v"}, {"m"});  // as long, and looking ahead
+        const auto model = Import(file.Output("u").Output("v").Output("m").File());
+        ASSERT_TRUE(model.ok()) << what << ": " << model.status();
+        const int64_t all = kernel - 1, front = mode == "SAME_UPPER" ? all / 2 : all - all / 2;
+        for (const uint32_t steps : {7u, 1u, 2u}) {
+          const Rows x = Random(random, steps, 2), t = Mapped(x, [](double v) { return std::tanh(v); }), u = PooledRows(t, {{kernel}, {1}, {1}, {front, all - front}}, mean, counted);
+          Rows v = t;
+          for (size_t i = 0; i < v.size(); ++i) for (size_t k = 0; k < 2; ++k) v[i][k] += u[i][k];
+          auto came = RunSequence(*model, steps, {{"x", x}});
+          ASSERT_TRUE(came.ok()) << what << ": " << came.status();
+          ExpectNear((*came)["u"], u, 2e-6, what);
+          ExpectNear((*came)["v"], v, 2e-6, what);
+        }
+      });
+    }
+  }
+}
+
+Rows Streamed(const Model& model, const Rows& x) {
+  const auto program = testing::MustCompile(model, 4);
+  const auto scratch = program->MakeScratch();
+  testing::Row row(*program);
+  Rows out;
+  for (const Vector& step : x) {
+    std::copy(step.begin(), step.end(), row.input[0].begin());
+    const StepRow one = row.row();
+    EXPECT_TRUE(program->Run({&one, 1}, *scratch).ok());
+    row.Accept();
+    out.emplace_back(row.output[0].begin(), row.output[0].end());
+  }
+  return out;
+}
+
+// A pool that is padded in front by what it reaches back: step by step, whole, and by its definition.
+TEST(OnnxWholeTest, CausalPoolsStepByStepAreThoseOfTheWholeSequence) {
+  testing::Random random(26);
+  struct Case { PoolCase pool; int64_t zeros = 0, cut = 0; std::string mode = ""; };  // zeros before by a Pad; frames that a Slice cuts
+  const std::vector<Case> cases = {
+      {{{3}, {1}, {1}, {2, 0}}}, {{{2}, {1}, {1}, {1, 0}}}, {{{3}, {1}, {2}, {4, 0}}}, {{{3}, {1}, {1}, {2, 0}, true}}, {{{1}, {1}, {1}, {0, 0}}},
+      {{{3}, {1}, {1}, {2, 2}}, 0, 2}, {{{3}, {1}, {1}, {0, 0}}, 2}, {{{4}, {1}, {1}, {2, 0}}, 1}, {{{3}, {1}, {2}, {1, 0}}, 3},
+      {{{2}, {1}, {1}, {1, 0}}, 0, 0, "SAME_LOWER"},
+      {{{3, 2}, {1, 2}, {1, 1}, {2, 1, 0, 0}, true, 4}}, {{{2, 3}, {1, 2}, {1, 1}, {1, 1, 0, 1}, false, 5}},
+  };
+  for (const Case& c : cases) {
+    ForEachPool([&](const std::string& op, bool mean, bool counted) {
+      const std::string what = absl::StrCat(op, counted, " over ", c.pool.What(), " after ", c.zeros, " zeros");
+      const size_t rank = c.pool.kernel.size() + 2;
+      OnnxWriter file;
+      file.Input(W::Declared("x", InTime(c.pool))).Node("Tanh", {"x"}, {"t"});
+      std::vector<int64_t> pads(2 * rank, 0);
+      pads[2] = c.zeros;
+      if (c.zeros > 0) file.Initializer(W::IntTensor("p", {static_cast<int64_t>(pads.size())}, pads)).Node("Pad", {"t", "p"}, {"w"});
+      file.Node(op, {c.zeros > 0 ? "w" : "t"}, {c.cut > 0 ? "u" : "y"}, (c.mode.empty() ? c.pool.Attributes() : W::Ints("kernel_shape", c.pool.kernel) + W::Text("auto_pad", c.mode)) + (mean ? W::Int("count_include_pad", counted) : ""));
+      file.Initializer(W::IntTensor("b", {1}, {0})).Initializer(W::IntTensor("e", {1}, {-c.cut})).Initializer(W::IntTensor("a", {1}, {2}));
+      if (c.cut > 0) file.Node("Slice", {"u", "b", "e", "a"}, {"y"});
+      OnnxWriter whole = file;  // the mean of all steps makes it one of whole sequences
+      const auto steps = Import(file.Output("y").File(19)), sequence = Import(whole.Node("GlobalAveragePool", {"y"}, {"m"}).Output("y").Output("m").File(19));
+      ASSERT_TRUE(steps.ok()) << what << ": " << steps.status();
+      ASSERT_TRUE(sequence.ok()) << what << ": " << sequence.status();
+      EXPECT_EQ(steps->not_streamable, "") << what;
+      EXPECT_THAT(sequence->not_streamable, HasSubstr("GlobalAveragePool")) << what;
+      for (const uint32_t n : {9u, 1u, 2u}) {
+        const Rows x = Random(random, n, static_cast<size_t>(2 * c.pool.features));
+        Rows t = Mapped(x, [](double v) { return std::tanh(v); });
+        t.insert(t.begin(), static_cast<size_t>(c.zeros), Vector(t[0].size(), 0));
+        Rows y = PooledRows(t, c.pool, mean, counted);
+        y.resize(n);
+        const Rows streamed = Streamed(*steps, x);
+        ExpectNear(streamed, y, 2e-6, what);
+        auto came = RunSequence(*sequence, n, {{"x", x}});
+        ASSERT_TRUE(came.ok()) << what << ": " << came.status();
+        ExpectNear((*came)["y"], c.cut > 0 || c.zeros > 0 ? y : streamed, c.cut > 0 || c.zeros > 0 ? 2e-6 : 0, what);
+      }
+    });
+  }
+}
+
+TEST(OnnxWholeTest, PoolsOverTimeThatNobodyCanComputeAreRefused) {
+  const auto said = [](const std::string& op, const std::string& attributes, bool cut = false) {
+    OnnxWriter file;
+    file.Input(W::Declared("x", {-1, 2, -2})).Node("Tanh", {"x"}, {"t"}).Node(op, {"t"}, {"y"}, attributes);
+    if (cut) file.Initializer(W::IntTensor("b", {1}, {0})).Initializer(W::IntTensor("e", {1}, {-2})).Initializer(W::IntTensor("a", {1}, {2})).Node("Slice", {"y", "b", "e", "a"}, {"z"});
+    const auto model = Import(file.Output(cut ? "z" : "y").File());
+    return model.ok() ? "for sessions: " + model->not_streamable : std::string(model.status().message());
+  };
+  const std::string three = W::Ints("kernel_shape", {3});
+  EXPECT_THAT(said("MaxPool", three + W::Ints("pads", {1, 1})), HasSubstr("for sessions: MaxPool node 'MaxPool_1': pools over time: it reads 3 frames and has 1 frames of padding before them: it looks 1 frames ahead"));
+  EXPECT_THAT(said("MaxPool", three + W::Ints("strides", {2})), HasSubstr("for sessions: MaxPool node 'MaxPool_1': pools over time by strides of 2"));
+  EXPECT_THAT(said("AveragePool", three + W::Ints("pads", {3, 0}) + W::Int("count_include_pad", 1)), HasSubstr("for sessions: AveragePool node 'AveragePool_1': pools over time: it pads time by 3 frames in front, expected 2"));
+  EXPECT_THAT(said("MaxPool", three + W::Ints("pads", {2, 2})), HasSubstr("for sessions: output 'y' is longer than the sequence by 2 frames"));
+  for (const char* op : {"MaxPool", "AveragePool"}) {
+    const std::string node = absl::StrCat(op, " node '", op, "_1': ");
+    EXPECT_THAT(said(op, three + W::Ints("strides", {2}) + W::Text("auto_pad", "SAME_UPPER")), HasSubstr(node + "pools over time by strides of 2 with auto_pad 'SAME_UPPER': what it pads depends on the length"));
+    EXPECT_THAT(said(op, three + W::Ints("pads", {3, 0})), HasSubstr(node + "pools over time padded by 3 and 0 frames: some windows may have padding alone"));
+    EXPECT_THAT(said(op, three + W::Ints("pads", {1, 3})), HasSubstr(node + "pools over time padded by 1 and 3 frames: some windows may have padding alone"));
+    // Its two taps lie on both sides of a sequence of one frame.
+    EXPECT_THAT(said(op, W::Ints("kernel_shape", {2}) + W::Ints("dilations", {2}) + W::Ints("pads", {1, 1})), HasSubstr("some windows may have padding alone"));
+    EXPECT_THAT(said(op, W::Ints("kernel_shape", {5000}) + W::Ints("pads", {1, 1})), HasSubstr(node + "pools over 5000 frames, expected at most 4097"));
+    EXPECT_THAT(said(op, W::Ints("kernel_shape", {200'000}) + W::Ints("dilations", {200'000}) + W::Ints("pads", {1, 1})), HasSubstr(node + "pools over 39999800001 frames"));
+    EXPECT_THAT(said(op, three + W::Ints("strides", {200'000}) + W::Int("ceil_mode", 1)), HasSubstr("more than 65536 in one is not supported"));
   }
 }
 
