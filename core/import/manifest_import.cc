@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <optional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -16,6 +18,7 @@
 #include "core/import/layer_import.h"
 #include "core/import/mapped_file.h"
 #include "core/import/onnx/onnx_import.h"
+#include "core/import/scales_file.h"
 #include "core/model/round_weights.h"
 
 namespace lstm::core {
@@ -25,6 +28,7 @@ namespace pb = manifest::v1;
 
 constexpr size_t kMaxManifestBytes = 4u << 20;
 constexpr size_t kMaxWeightBytes = size_t{64} << 30;
+constexpr size_t kMaxScalesBytes = size_t{64} << 20;
 constexpr int kMaxTokens = 1'000'000;
 
 constexpr uint64_t kMaxRepeatedBytes = 4u << 20;
@@ -37,9 +41,21 @@ class FirstError : public google::protobuf::io::ErrorCollector {
   std::string text;
 };
 
-void Round(const pb::Manifest& manifest, Model& model) {
+absl::Status RoundByFile(const std::string& name, std::span<const std::byte> file, Model& model) {
+  const auto within = [&](const absl::Status& status) { return absl::InvalidArgumentError(absl::StrCat("round_scales '", name, "': ", status.message())); };
+  auto scales = ParseScales(file);
+  if (!scales.ok()) return within(scales.status());
+  if (!model.not_streamable.empty()) return within(absl::InvalidArgumentError("the model has no steps, expected no such line: whole sequences are rounded by least squares alone"));
+  const absl::Status rounded = RoundWeightsToInt8(model, *scales);
+  return rounded.ok() ? rounded : within(rounded);
+}
+
+// `scales`: what is in the file of round_scales.
+absl::Status Round(const pb::Manifest& manifest, std::span<const std::byte> scales, Model& model) {
+  if (!manifest.round_scales().empty()) return RoundByFile(manifest.round_scales(), scales, model);
   if (manifest.round_weights() == pb::Manifest::BFLOAT16) RoundWeightsToBfloat16(model);
   if (manifest.round_weights() == pb::Manifest::INT8) RoundWeightsToInt8(model);
+  return absl::OkStatus();
 }
 
 bool IsUtf8(const std::string& text) {
@@ -105,6 +121,10 @@ absl::StatusOr<pb::Manifest> Parse(const std::string& text) {
   parser.SetRecursionLimit(8);
   if (!parser.ParseFromString(text, &manifest)) return absl::InvalidArgumentError(absl::StrCat("manifest ", error.text));
   LSTM_RETURN_IF_ERROR(CheckFields(manifest, ""));
+  if (!manifest.round_scales().empty() && manifest.round_weights() != pb::Manifest::INT8) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("manifest: round_scales stands beside round_weights: ", pb::Manifest::Rounding_Name(manifest.round_weights()), ", expected INT8"));
+  }
   return manifest;
 }
 
@@ -183,14 +203,17 @@ absl::Status AddOutputs(ModelBuilder& builder, const pb::Manifest& manifest, Val
   return absl::OkStatus();
 }
 
-std::string Hash(const std::string& manifest, std::span<const std::byte> weights) {
+// `scales`: empty where there are none. The lengths tell three parts from two.
+std::string Hash(const std::string& manifest, std::span<const std::byte> weights, std::span<const std::byte> scales) {
+  std::vector<std::span<const std::byte>> parts = {std::as_bytes(std::span(manifest)), weights};
+  if (!scales.empty()) parts.push_back(scales);
   std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context(EVP_MD_CTX_new(), EVP_MD_CTX_free);
   std::string out(32, '\0');
   EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr);
-  for (const auto& [data, size] : {std::pair<const void*, size_t>{manifest.data(), manifest.size()}, {weights.data(), weights.size()}}) {
-    const uint64_t length = size;
+  for (const std::span<const std::byte> part : parts) {
+    const uint64_t length = part.size();
     EVP_DigestUpdate(context.get(), &length, sizeof(length));
-    EVP_DigestUpdate(context.get(), data, size);
+    EVP_DigestUpdate(context.get(), part.data(), part.size());
   }
   EVP_DigestFinal_ex(context.get(), reinterpret_cast<unsigned char*>(out.data()), nullptr);
   return out;
@@ -247,8 +270,10 @@ absl::StatusOr<ConstantPtr> Transpose(const ConstantPtr& matrix, const std::stri
   return ConstantPtr(out);
 }
 
-absl::StatusOr<Model> ImportManifest(const std::string& text, std::span<const std::byte> weights, ImportNotes* notes) {
-  LSTM_ASSIGN_OR_RETURN(const pb::Manifest manifest, Parse(text));
+namespace {
+
+absl::StatusOr<Model> FromManifest(const pb::Manifest& manifest, const std::string& text, std::span<const std::byte> weights,
+                                   std::span<const std::byte> scales, ImportNotes* notes) {
   LSTM_ASSIGN_OR_RETURN(const Safetensors tensors, Safetensors::Parse(weights));
   ModelBuilder builder;
   LSTM_RETURN_IF_ERROR(AddInputs(builder, manifest));
@@ -265,7 +290,7 @@ absl::StatusOr<Model> ImportManifest(const std::string& text, std::span<const st
   LSTM_RETURN_IF_ERROR(AddOutputs(builder, manifest, last));
   Model& model = builder.model();
   model.description = manifest.description();
-  model.hash = Hash(text, weights);
+  model.hash = Hash(text, weights, scales);
   if (manifest.has_vocabulary()) {
     const pb::Vocabulary& vocabulary = manifest.vocabulary();
     if (vocabulary.token_size() > kMaxTokens) return absl::InvalidArgumentError(absl::StrCat("vocabulary: more than ", kMaxTokens, " tokens"));
@@ -281,11 +306,9 @@ absl::StatusOr<Model> ImportManifest(const std::string& text, std::span<const st
     }
   }
   LSTM_ASSIGN_OR_RETURN(Model built, std::move(builder).Build());
-  Round(manifest, built);
+  LSTM_RETURN_IF_ERROR(Round(manifest, scales, built));
   return built;
 }
-
-namespace {
 
 absl::StatusOr<pb::Manifest> ReadManifest(const std::string& directory, std::string& text, HashList& hashes) {
   LSTM_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Open(directory + "/model.textproto", kMaxManifestBytes));
@@ -299,16 +322,31 @@ absl::StatusOr<std::string> BesideManifest(const std::string& name, const char* 
   return absl::InvalidArgumentError(absl::StrCat(field, " must be the name of a file beside the manifest, without '/' and no leading '.'"));
 }
 
+// The file of round_scales; nothing where there is none.
+absl::StatusOr<std::optional<MappedFile>> ReadScales(const std::string& directory, const pb::Manifest& manifest, HashList& hashes) {
+  if (manifest.round_scales().empty()) return std::nullopt;
+  LSTM_ASSIGN_OR_RETURN(const std::string name, BesideManifest(manifest.round_scales(), "round_scales"));
+  LSTM_ASSIGN_OR_RETURN(MappedFile file, MappedFile::Open(absl::StrCat(directory, "/", name), kMaxScalesBytes));
+  LSTM_RETURN_IF_ERROR(hashes.Check(name, file.bytes()));
+  return std::optional<MappedFile>(std::move(file));
+}
+
 }  // namespace
 
+absl::StatusOr<Model> ImportManifest(const std::string& text, std::span<const std::byte> weights, ImportNotes* notes, std::span<const std::byte> scales) {
+  LSTM_ASSIGN_OR_RETURN(const pb::Manifest manifest, Parse(text));
+  return FromManifest(manifest, text, weights, scales, notes);
+}
+
 absl::StatusOr<Model> LoadOnnxFile(const std::string& path, const std::string& manifest_text, const pb::Manifest& manifest,
-                                   const std::map<std::string, onnx::Tensor>& given, ImportNotes* notes, HashList* hashes) {
+                                   const std::map<std::string, onnx::Tensor>& given, ImportNotes* notes, HashList* hashes,
+                                   std::span<const std::byte> scales) {
   LSTM_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Open(path, kMaxWeightBytes));
   if (hashes != nullptr) LSTM_RETURN_IF_ERROR(hashes->Check(path.substr(path.rfind('/') + 1), file.bytes()));
   OnnxNotes found;
   LSTM_ASSIGN_OR_RETURN(Model model, ImportOnnx(file.bytes(), manifest, given, &found));
-  Round(manifest, model);
-  model.hash = Hash(manifest_text, file.bytes());
+  LSTM_RETURN_IF_ERROR(Round(manifest, scales, model));
+  model.hash = Hash(manifest_text, file.bytes(), scales);
   if (notes != nullptr) {
     google::protobuf::TextFormat::PrintToString(manifest, &notes->manifest);
     notes->onnx = std::move(found);
@@ -318,27 +356,33 @@ absl::StatusOr<Model> LoadOnnxFile(const std::string& path, const std::string& m
 }
 
 absl::StatusOr<Model> LoadModelDirectory(const std::string& directory, const std::string& name, const std::string& version,
-                                         ImportNotes* notes, const std::map<std::string, onnx::Tensor>& given) {
+                                         ImportNotes* notes, const std::map<std::string, onnx::Tensor>& given, bool exact) {
   std::string text;
   LSTM_ASSIGN_OR_RETURN(HashList hashes, HashList::Read(directory));
-  auto manifest = ReadManifest(directory, text, hashes);
-  if (!manifest.ok() && !absl::IsNotFound(manifest.status())) return manifest.status();
+  auto found = ReadManifest(directory, text, hashes);
+  if (!found.ok() && !absl::IsNotFound(found.status())) return found.status();
+  pb::Manifest manifest = found.ok() ? *found : pb::Manifest();
+  if (exact) manifest.clear_round_weights(), manifest.clear_round_scales();
+  LSTM_ASSIGN_OR_RETURN(const std::optional<MappedFile> scales, ReadScales(directory, manifest, hashes));
+  const std::span<const std::byte> scale_bytes = scales ? scales->bytes() : std::span<const std::byte>();
   Model model;
   std::string file;
-  if (!manifest.ok() || manifest->has_onnx()) {  // a graph that leaves nothing open needs no manifest
-    const pb::Manifest asked = manifest.ok() ? *manifest : pb::Manifest();
-    LSTM_ASSIGN_OR_RETURN(file, BesideManifest(asked.onnx().file().empty() ? "model.onnx" : asked.onnx().file(), "onnx.file"));
-    auto loaded = LoadOnnxFile(absl::StrCat(directory, "/", file), text, asked, given, notes, &hashes);
-    if (!manifest.ok() && absl::IsNotFound(loaded.status())) return manifest.status();
+  if (!found.ok() || manifest.has_onnx()) {  // a graph that leaves nothing open needs no manifest
+    LSTM_ASSIGN_OR_RETURN(file, BesideManifest(manifest.onnx().file().empty() ? "model.onnx" : manifest.onnx().file(), "onnx.file"));
+    auto loaded = LoadOnnxFile(absl::StrCat(directory, "/", file), text, manifest, given, notes, &hashes, scale_bytes);
+    if (!found.ok() && absl::IsNotFound(loaded.status())) return found.status();
     LSTM_ASSIGN_OR_RETURN(model, std::move(loaded));
   } else {
-    LSTM_ASSIGN_OR_RETURN(file, BesideManifest(manifest->weights().empty() ? "model.safetensors" : manifest->weights(), "weights"));
+    LSTM_ASSIGN_OR_RETURN(file, BesideManifest(manifest.weights().empty() ? "model.safetensors" : manifest.weights(), "weights"));
     LSTM_ASSIGN_OR_RETURN(const MappedFile weights, MappedFile::Open(absl::StrCat(directory, "/", file), kMaxWeightBytes));
     LSTM_RETURN_IF_ERROR(hashes.Check(file, weights.bytes()));
-    LSTM_ASSIGN_OR_RETURN(model, ImportManifest(text, weights.bytes(), notes));
+    LSTM_ASSIGN_OR_RETURN(model, FromManifest(manifest, text, weights.bytes(), scale_bytes, notes));
   }
   LSTM_RETURN_IF_ERROR(hashes.CheckRest(directory));
-  if (notes != nullptr) notes->files = manifest.ok() ? std::vector<std::string>{"model.textproto", file} : std::vector<std::string>{file};
+  if (notes != nullptr) {
+    notes->files = found.ok() ? std::vector<std::string>{"model.textproto", file} : std::vector<std::string>{file};
+    if (scales) notes->files.push_back(manifest.round_scales());
+  }
   model.name = name;
   model.version = version;
   return model;

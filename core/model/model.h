@@ -204,7 +204,7 @@ struct Model {
   std::string name;
   std::string version;
   std::string description;
-  std::string hash;  // 32 bytes, SHA-256 over manifest and weights
+  std::string hash;  // 32 bytes, SHA-256 over manifest, weights and scales
   std::vector<Value> values;
   std::vector<Node> nodes;  // in an order that can be executed
   std::vector<StateTensor> state;

@@ -3,13 +3,18 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
 #include <cstdint>
-#include <limits>
 #include <map>
 #include <memory>
+#include <set>
 #include <span>
+#include <type_traits>
+#include <utility>
+#include <variant>
 
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "core/base/status_macros.h"
 #include "core/model/sequence.h"
 
 namespace lstm::core {
@@ -22,87 +27,114 @@ float ToBfloat16(float f) {
   return (rounded & 0x7f800000u) == 0x7f800000u ? f : std::bit_cast<float>(rounded);
 }
 
-void RowToBfloat16(std::span<float> row) {
+void RowToBfloat16(std::span<float> row, const float*) {
   for (float& f : row) f = ToBfloat16(f);
 }
 
-float ToInt8(float f, float scale) { return std::clamp(std::nearbyint(f / scale), -127.0f, 127.0f) * scale; }
-
-void RowToInt8(std::span<float> row) {
-  constexpr float kOfTheLargest[] = {1.0f, 0.95f, 0.9f, 0.85f, 0.8f, 0.75f, 0.7f, 0.6f, 0.5f};
-  constexpr float kSmallest = 1e-9f;  // well within what is packed in bytes (core/kernels/fused/pack.cc)
-  float most = 0;
-  bool finite = true;
-  for (const float f : row) {
-    most = std::max(most, std::fabs(f));
-    finite = finite && std::isfinite(f);
-  }
-  if (!finite || most < kSmallest || most > 1 / kSmallest) return;
-  float best = 0;
-  double least = std::numeric_limits<double>::infinity();
-  for (const float part : kOfTheLargest) {
-    // Seven bits less than a float has: the products are exact, so that the whole numbers are found again.
-    const float scale = std::bit_cast<float>((std::bit_cast<uint32_t>(most * part / 127) + 0x7fu) & ~0x7fu);
-    double lost = 0;
-    for (const float f : row) lost += std::pow(static_cast<double>(f) - static_cast<double>(ToInt8(f, scale)), 2);
-    if (lost < least) {
-      least = lost;
-      best = scale;
-    }
-  }
-  for (float& f : row) f = ToInt8(f, best) + 0.0f;  // no zero keeps a sign
+// `given`: its scale; null: that of least squares.
+void RowToInt8(std::span<float> row, const float* given) {
+  if (!CanBeInt8(row)) return;
+  const float scale = given != nullptr ? *given : LeastSquaresScale(row);
+  for (float& f : row) f = ToInt8(f, scale) + 0.0f;  // no zero keeps a sign
 }
+
+// Calls `each` with every matrix of the op that is rounded and the end of its name.
+template <typename AnyOp, typename F>
+void EachMatrix(AnyOp& op, F each) {
+  const auto some = [&](auto& matrix, const char* part) {
+    if (matrix != nullptr) each(matrix, part);
+  };
+  std::visit(
+      [&](auto& typed) {
+        if constexpr (!std::is_same_v<std::decay_t<decltype(typed)>, EmbeddingOp>) {
+          if constexpr (requires { typed.weight; }) some(typed.weight, "weight");
+          if constexpr (requires { typed.recurrent; }) some(typed.recurrent, "recurrent");
+          if constexpr (requires { typed.projection; }) some(typed.projection, "projection");
+        }
+      },
+      op);
+}
+
+std::string MatrixName(const Node& node, const char* part) { return absl::StrCat(node.name, ".", part); }
 
 class Rounding {
  public:
-  explicit Rounding(void (*row)(std::span<float>)) : row_(row) {}
-  void Apply(Model& model) {
+  explicit Rounding(void (*row)(std::span<float>, const float*)) : row_(row) {}
+  // `scales`: of all matrices, or null.
+  void Apply(Model& model, const RowScales* scales) {
     for (Node& node : model.nodes) {
-      if (auto* lstm = std::get_if<LstmOp>(&node.op)) {
-        for (ConstantPtr* c : {&lstm->weight, &lstm->recurrent, &lstm->projection}) Apply(*c);
-      } else if (auto* gru = std::get_if<GruOp>(&node.op)) {
-        for (ConstantPtr* c : {&gru->weight, &gru->recurrent}) Apply(*c);
-      } else if (auto* rnn = std::get_if<RnnOp>(&node.op)) {
-        for (ConstantPtr* c : {&rnn->weight, &rnn->recurrent}) Apply(*c);
-      } else if (auto* linear = std::get_if<LinearOp>(&node.op)) {
-        Apply(linear->weight);
-      } else if (auto* conv = std::get_if<Conv1dOp>(&node.op)) {
-        Apply(conv->weight);
-      }
+      EachMatrix(node.op, [&](ConstantPtr& matrix, const char* part) {
+        Apply(matrix, scales != nullptr ? scales->at(MatrixName(node, part)) : std::vector<float>());
+      });
     }
     if (model.sequence == nullptr) return;
     auto sequence = std::make_shared<SequenceModel>(*model.sequence);
     for (SequenceStage& stage : sequence->stages) {
       auto own = std::make_shared<Model>(*stage.model);
-      Apply(*own);
+      Apply(*own, nullptr);
       stage.model = std::move(own);
     }
     model.sequence = std::move(sequence);
   }
 
  private:
-  // What several layers share they go on sharing.
-  void Apply(ConstantPtr& constant) {
-    if (constant == nullptr) return;
-    ConstantPtr& made = made_[constant];
+  // What several layers share they go on sharing, where it is rounded alike.
+  void Apply(ConstantPtr& constant, const std::vector<float>& scales) {
+    ConstantPtr& made = made_[{constant, scales}];
     if (made == nullptr) {
       auto copy = std::make_shared<Constant>();
       copy->shape = constant->shape;
       copy->values = AlignedBuffer<float>(constant->values.size());
       std::copy_n(constant->values.data(), constant->values.size(), copy->values.data());
       const auto rows = static_cast<size_t>(constant->shape[0]), width = constant->values.size() / std::max<size_t>(rows, 1);
-      for (size_t r = 0; r < rows; ++r) row_(copy->values.span().subspan(r * width, width));
+      for (size_t r = 0; r < rows; ++r) row_(copy->values.span().subspan(r * width, width), scales.empty() ? nullptr : &scales[r]);
       made = std::move(copy);
     }
     constant = made;
   }
-  void (*const row_)(std::span<float>);
-  std::map<ConstantPtr, ConstantPtr> made_;
+  void (*const row_)(std::span<float>, const float*);
+  std::map<std::pair<ConstantPtr, std::vector<float>>, ConstantPtr> made_;
 };
+
+absl::Status CheckScales(const RoundedMatrix& matrix, const RowScales& scales) {
+  const auto it = scales.find(matrix.name);
+  if (it == scales.end()) return absl::InvalidArgumentError(absl::StrCat("tensor '", matrix.name, "' is missing, expected shape [", matrix.rows(), "], a scale for each row"));
+  if (static_cast<int64_t>(it->second.size()) != matrix.rows()) {
+    return absl::InvalidArgumentError(absl::StrCat("tensor '", matrix.name, "' has shape [", it->second.size(), "], expected [", matrix.rows(), "], a scale for each row"));
+  }
+  for (int64_t r = 0; r < matrix.rows(); ++r) {
+    const absl::Status status = CheckScale(matrix.row(r), it->second[static_cast<size_t>(r)]);
+    if (!status.ok()) return absl::InvalidArgumentError(absl::StrCat("tensor '", matrix.name, "', row ", r, ": ", status.message()));
+  }
+  return absl::OkStatus();
+}
 
 }  // namespace
 
-void RoundWeightsToBfloat16(Model& model) { Rounding(RowToBfloat16).Apply(model); }
-void RoundWeightsToInt8(Model& model) { Rounding(RowToInt8).Apply(model); }
+std::vector<RoundedMatrix> RoundedMatrices(const Model& model) {
+  std::vector<RoundedMatrix> out;
+  for (size_t n = 0; n < model.nodes.size(); ++n) {
+    EachMatrix(model.nodes[n].op, [&](const ConstantPtr& matrix, const char* part) { out.push_back({MatrixName(model.nodes[n], part), n, matrix}); });
+  }
+  return out;
+}
+
+void RoundWeightsToBfloat16(Model& model) { Rounding(RowToBfloat16).Apply(model, nullptr); }
+void RoundWeightsToInt8(Model& model) { Rounding(RowToInt8).Apply(model, nullptr); }
+
+absl::Status RoundWeightsToInt8(Model& model, const RowScales& scales) {
+  std::set<std::string> known;
+  for (const RoundedMatrix& matrix : RoundedMatrices(model)) {
+    LSTM_RETURN_IF_ERROR(CheckScales(matrix, scales));
+    known.insert(matrix.name);
+  }
+  for (const auto& [name, unused] : scales) {
+    if (!known.contains(name)) {
+      return absl::InvalidArgumentError(absl::StrCat("tensor '", absl::CHexEscape(name.substr(0, 100)), "' is of no matrix of the steps, expected the ", known.size(), " that are rounded and nothing else"));
+    }
+  }
+  Rounding(RowToInt8).Apply(model, &scales);
+  return absl::OkStatus();
+}
 
 }  // namespace lstm::core

@@ -120,7 +120,7 @@ absl::StatusOr<Loaded> Compiled(Model model, const StepProgram::Options& options
 
 }  // namespace
 
-absl::StatusOr<Loaded> LoadProgram(const std::string& directory, const StepProgram::Options& options, ImportNotes* notes, const std::map<std::string, onnx::Tensor>& given) {
+absl::StatusOr<Loaded> LoadProgram(const std::string& directory, const StepProgram::Options& options, ImportNotes* notes, const std::map<std::string, onnx::Tensor>& given, bool exact) {
   const auto path = std::filesystem::absolute(directory).lexically_normal();
   if (path.extension() == ".onnx" && !std::filesystem::is_directory(path)) {
     LSTM_ASSIGN_OR_RETURN(Model graph, LoadOnnxFile(path.string(), "", {}, given, notes));
@@ -128,7 +128,7 @@ absl::StatusOr<Loaded> LoadProgram(const std::string& directory, const StepProgr
     graph.version = "1";
     return Compiled(std::move(graph), options);
   }
-  LSTM_ASSIGN_OR_RETURN(Model model, LoadModelDirectory(path.string(), path.parent_path().filename().string(), path.filename().string(), notes, given));
+  LSTM_ASSIGN_OR_RETURN(Model model, LoadModelDirectory(path.string(), path.parent_path().filename().string(), path.filename().string(), notes, given, exact));
   return Compiled(std::move(model), options);
 }
 

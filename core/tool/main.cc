@@ -13,6 +13,7 @@ int main(int argc, char** argv) {
   lstm::core::AddVerifyCommand(app, result);
   lstm::core::AddBenchCommand(app, result);
   lstm::core::AddPackCommand(app, result);
+  lstm::core::AddCalibrateCommand(app, result);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {

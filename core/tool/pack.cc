@@ -30,30 +30,13 @@ struct Options {
   Engine engine = Engine::kAuto;
 };
 
-// Writes the whole file and waits until the disk has it.
-absl::Status Write(const fs::path& path, std::span<const std::byte> bytes) {
-  const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-  bool good = fd >= 0;
-  while (good && !bytes.empty()) {
-    const ssize_t n = write(fd, bytes.data(), bytes.size());
-    if (n < 0 && errno == EINTR) continue;
-    good = n > 0;
-    if (good) bytes = bytes.subspan(static_cast<size_t>(n));
-  }
-  good = good && fsync(fd) == 0;
-  const int error = errno;
-  if (fd >= 0) close(fd);
-  return good ? absl::OkStatus()
-              : absl::UnavailableError(absl::StrCat("'", path.string(), "': ", std::strerror(error)));
-}
-
 // Copies the files that a version is made of, records what they compute, and lists them all with their hashes.
 absl::Status Fill(const fs::path& source, const std::vector<std::string>& files, const fs::path& partial,
                   const Options& options) {
   std::string list;
   const auto add = [&](const std::string& name, std::span<const std::byte> bytes) {
     absl::StrAppend(&list, Sha256Hex(bytes), "  ", name, "\n");
-    return Write(partial / name, bytes);
+    return WriteNewFile(partial / name, bytes);
   };
   for (const std::string& name : files) {
     LSTM_ASSIGN_OR_RETURN(const MappedFile file,
@@ -67,7 +50,7 @@ absl::Status Fill(const fs::path& source, const std::vector<std::string>& files,
     const std::string bytes = recording.Format();
     if (recording.steps() > 0) LSTM_RETURN_IF_ERROR(add(Recording::kName, std::as_bytes(std::span(bytes))));
   }
-  LSTM_RETURN_IF_ERROR(Write(partial / HashList::kName, std::as_bytes(std::span(list))));
+  LSTM_RETURN_IF_ERROR(WriteNewFile(partial / HashList::kName, std::as_bytes(std::span(list))));
   // And now as a server will: what is read is what was written.
   ImportNotes notes;
   LSTM_ASSIGN_OR_RETURN(loaded, LoadProgram(partial.string(), compile, &notes));
@@ -116,6 +99,22 @@ absl::Status Run(const Options& options) {
 }
 
 }  // namespace
+
+absl::Status WriteNewFile(const fs::path& path, std::span<const std::byte> bytes) {
+  const int fd = open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+  bool good = fd >= 0;
+  while (good && !bytes.empty()) {
+    const ssize_t n = write(fd, bytes.data(), bytes.size());
+    if (n < 0 && errno == EINTR) continue;
+    good = n > 0;
+    if (good) bytes = bytes.subspan(static_cast<size_t>(n));
+  }
+  good = good && fsync(fd) == 0;
+  const int error = errno;
+  if (fd >= 0) close(fd);
+  return good ? absl::OkStatus()
+              : absl::UnavailableError(absl::StrCat("'", path.string(), "': ", std::strerror(error)));
+}
 
 void AddPackCommand(CLI::App& app, absl::Status& result) {
   CLI::App* command = app.add_subcommand("pack",

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <filesystem>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -26,9 +28,9 @@ struct Loaded {
   std::shared_ptr<const SequenceProgram> sequence;  // null: it is its steps
 };
 
-// A model directory, DIR/<model>/<version> or any other, or an ONNX file.
+// A model directory, DIR/<model>/<version> or any other, or an ONNX file. `given`, `exact`: as of LoadModelDirectory.
 absl::StatusOr<Loaded> LoadProgram(const std::string& directory, const StepProgram::Options& options, ImportNotes* notes,
-                                   const std::map<std::string, onnx::Tensor>& given = {});
+                                   const std::map<std::string, onnx::Tensor>& given = {}, bool exact = false);
 
 // --engine, as the server has it.
 void AddEngineOption(CLI::App& command, Engine& engine);
@@ -39,6 +41,9 @@ struct Recorded {
   std::vector<std::vector<std::byte>> inputs;   // per input of the program: steps times one step
   std::vector<std::vector<float>> expected;     // per declared output: each step, or the last step alone, or nothing
 };
+
+// The recordings in the files of --input, FILE or NAME=FILE: the first file of each input is of the first recording, and so on.
+absl::StatusOr<std::vector<Recorded>> ReadRecordings(const StepProgram& program, const std::vector<std::string>& inputs);
 
 // Runs them alone and in a batch of others of the same, which must give the same bits, and raises `worst` per output: the
 // difference, relative where the expected number is above 1.
@@ -61,9 +66,13 @@ void AddRecordedOptions(CLI::App& command, VerifyOptions& options);
 // Replays what was recorded and judges it.
 absl::Status VerifyRecorded(const Loaded& loaded, const VerifyOptions& options);
 
+// Writes a file that is not there yet, and waits until the disk has it.
+absl::Status WriteNewFile(const std::filesystem::path& path, std::span<const std::byte> bytes);
+
 void AddInspectCommand(CLI::App& app, absl::Status& result);
 void AddVerifyCommand(CLI::App& app, absl::Status& result);
 void AddBenchCommand(CLI::App& app, absl::Status& result);
 void AddPackCommand(CLI::App& app, absl::Status& result);
+void AddCalibrateCommand(CLI::App& app, absl::Status& result);
 
 }  // namespace lstm::core

@@ -128,17 +128,10 @@ absl::Status VerifyRecorded(const Loaded& loaded, const VerifyOptions& options) 
   if (options.inputs.empty()) return absl::InvalidArgumentError("--input is missing");
   if (loaded.sequence) return RunWhole(loaded, options);
   const StepProgram& program = *loaded.steps;
-  const auto& in = program.inputs();
   const auto& out = program.outputs();
-  Recorded recorded;
-  recorded.inputs.resize(in.size());
-  for (size_t k = 0; k < options.inputs.size(); ++k) {
-    LSTM_ASSIGN_OR_RETURN(const auto named, Parse(options.inputs[k], in, in.size(), std::min(k, in.size() - 1)));
-    LSTM_ASSIGN_OR_RETURN(recorded.inputs[named.first], Rows(named.second, in[named.first], recorded.steps));
-  }
-  for (size_t i = 0; i < in.size(); ++i) {
-    if (recorded.inputs[i].empty()) return absl::InvalidArgumentError(absl::StrCat("--input ", in[i].name, "=FILE is missing"));
-  }
+  LSTM_ASSIGN_OR_RETURN(std::vector<Recorded> recordings, ReadRecordings(program, options.inputs));
+  if (recordings.size() != 1) return absl::InvalidArgumentError(absl::StrCat("--input has files of ", recordings.size(), " recordings, expected one"));
+  Recorded& recorded = recordings[0];
   recorded.expected.resize(program.declared_outputs());
   std::vector<bool> compared(program.declared_outputs(), false);
   for (size_t k = 0; k < options.expected.size(); ++k) {
@@ -154,6 +147,24 @@ absl::Status VerifyRecorded(const Loaded& loaded, const VerifyOptions& options) 
   std::vector<std::string> names;
   for (size_t o = 0; o < program.declared_outputs(); ++o) names.push_back(out[o].name);
   return Judge(names, worst, compared, options.tolerance);
+}
+
+absl::StatusOr<std::vector<Recorded>> ReadRecordings(const StepProgram& program, const std::vector<std::string>& inputs) {
+  const auto& in = program.inputs();
+  std::vector<size_t> files(in.size(), 0);
+  std::vector<Recorded> out;
+  for (size_t k = 0; k < inputs.size(); ++k) {
+    LSTM_ASSIGN_OR_RETURN(const auto named, Parse(inputs[k], in, in.size(), std::min(k, in.size() - 1)));
+    const size_t r = files[named.first]++;
+    if (r == out.size()) out.emplace_back().inputs.resize(in.size());
+    LSTM_ASSIGN_OR_RETURN(out[r].inputs[named.first], Rows(named.second, in[named.first], out[r].steps));
+  }
+  for (size_t i = 0; i < in.size(); ++i) {
+    if (files[i] < out.size()) {
+      return absl::InvalidArgumentError(absl::StrCat("--input ", in[i].name, "=FILE is missing", out.size() > 1 ? absl::StrCat(", of recording ", files[i] + 1) : ""));
+    }
+  }
+  return out;
 }
 
 absl::Status Replay(const StepProgram& program, const Recorded& recorded, std::vector<double>& worst) {

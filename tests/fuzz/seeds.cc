@@ -122,6 +122,7 @@ Seeds SafetensorsSeeds() {
   Seeds out;
   out["model"] = Tensors({{"head.bias", {2}}, {"head.weight", {2, 3}}, {"lstm.bias_hh_l0", {12}}, {"lstm.bias_ih_l0", {12}}, {"lstm.weight_hh_l0", {12, 3}}, {"lstm.weight_ih_l0", {12, 2}}});
   out["types"] = Header(R"({"a":{"dtype":"F16","shape":[2],"data_offsets":[0,4]},"b":{"dtype":"BF16","shape":[2,1],"data_offsets":[4,8]},"c":{"dtype":"F64","shape":[1],"data_offsets":[8,16]},"d":{"dtype":"I64","shape":[],"data_offsets":[16,24]}})", std::string(24, '\1'));
+  out["scales"] = Tensors({{"head.weight", {2}}, {"lstm.recurrent", {12}}, {"lstm.weight", {12}}});
   out["empty"] = Header("{}", "");
   out["no_elements"] = Header(R"({"a":{"dtype":"F32","shape":[0,3],"data_offsets":[0,0]}})", "");
   return out;
@@ -137,6 +138,7 @@ Seeds ManifestSeeds() {
           {"tensorflow", x + "layer { name: \"t\" lstm { convention: TENSORFLOW forget_bias: 1 } }\n"},
           {"embedding", "input { name: \"x\" type: INT32 uses_vocabulary: true }\nlayer { name: \"embed\" embedding { } }\nlayer { name: \"norm\" layer_norm { epsilon: 1e-3 } }\nvocabulary { unit: WORD token: \"a\" token: \"b\" unknown: 1 }\n"},
           {"conv", x + "layer { name: \"conv\" conv1d { dilation: 2 } }\nlayer { name: \"a\" activation { function: CLIP alpha: -1 beta: 1 } }\nlayer { name: \"r\" input: \"x\" input: \"a\" elementwise { function: ADD } }\n"},
+          {"rounded", x + "layer { name: \"head\" tensors: \"embed\" linear { no_bias: true } }\nround_weights: INT8\nround_scales: \"s\"\n"},
           {"plumbing", "input { name: \"x\" shape: 2 mean: 1 scale: 2 wire { type: INT16 scale: 3e-5 offset: 1 } }\nlayer { name: \"f\" affine { scale: 2 offset: 1 } }\nlayer { name: \"c\" input: \"x\" input: \"f\" concat { } }\nlayer { name: \"s\" slice { begin: 1 end: 3 } }\nlayer { name: \"q\" reshape { shape: 2 shape: 1 } }\noutput { name: \"y\" value: \"q\" }\n"},
           {"onnx", "onnx { input { name: \"x\" shape: 1 shape: 2 time: -1 look_back: 1 } input { name: \"h\" state: \"hn\" } input { name: \"c\" constant: 0.5 } }\ninput { name: \"x\" wire { type: UINT8 } }\noutput { name: \"y\" labels: \"a\" labels: \"b\" labels: \"c\" }\n"},
           {"onnx_data", "onnx { input { name: \"h\" state: \"\" } input { name: \"c\" state: \"\" time: 0 } }\n"}};

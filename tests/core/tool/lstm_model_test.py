@@ -18,11 +18,13 @@ class LstmModelTest(unittest.TestCase):
         self.addCleanup(own.cleanup)
         self.dir = pathlib.Path(own.name)
 
-    def run_tool(self, *arguments, status=0):
+    def run_tool(self, *arguments, status=0, both=False):
         done = subprocess.run(
             [os.environ["LSTM_MODEL"], *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False
         )
         self.assertEqual(done.returncode, status, done.stdout + done.stderr)
+        if both:
+            return done.stdout + done.stderr
         return done.stdout if status == 0 else done.stderr
 
     def engines(self):
@@ -137,9 +139,58 @@ class LstmModelTest(unittest.TestCase):
         self.pack()
         self.assertIn("exists already", self.pack(status=1))
 
+    def calibrated(self, name, *inputs):
+        """A copy of a bundled model with the lines and the file that calibrate gave, and what it printed."""
+        target = self.dir / name / "1"
+        shutil.copytree(MODELS / name / "1", target)
+        arguments = [word for file in inputs for word in ("--input", file)]
+        out = self.run_tool("calibrate", target, *arguments, "--output", target / "int8_scales.safetensors")
+        lines = [line for line in out.splitlines() if line.startswith(("round_weights:", "round_scales:"))]
+        self.assertEqual(len(lines), 2, out)
+        with (target / "model.textproto").open("a", encoding="utf-8") as manifest:
+            manifest.write("\n".join(lines) + "\n")
+        return target, out
+
+    def test_a_calibrated_model_loads_is_another_and_verify_says_its_error(self):
+        target, out = self.calibrated("telemetry", GOLDEN / "telemetry" / "reading.npy")
+        for what in ("lstm.l0.weight [", "lstm.recurrent [", "forecast: largest", "anomaly: largest"):
+            self.assertIn(what, out)
+        about = json.loads(self.run_tool("inspect", target, "--json"))
+        self.assertNotEqual(about["hash"], json.loads(self.run_tool("inspect", MODELS / "telemetry" / "1", "--json"))["hash"])
+        recorded = ["--input", GOLDEN / "telemetry" / "reading.npy", "--expect", f"forecast={GOLDEN / 'telemetry' / 'forecast.npy'}"]
+        said = self.run_tool("verify", target, *recorded, "--tolerance", 0.5)
+        self.assertRegex(said, r"forecast: largest difference 0[.][0-9]+, tolerance 0.5: ok")
+        self.assertIn("TOO LARGE", self.run_tool("verify", target, *recorded, "--tolerance", 1e-6, both=True, status=1))
+        # What is rounded already is measured in float32 all the same.
+        again = self.run_tool("calibrate", target, "--input", GOLDEN / "telemetry" / "reading.npy", "--output", self.dir / "again")
+        self.assertEqual(out.split("\nwritten: ")[0], again.split("\nwritten: ")[0])
+        self.assertEqual((self.dir / "again").read_bytes(), (target / "int8_scales.safetensors").read_bytes())
+
+    def test_the_scales_are_packed_and_no_bit_of_them_may_change(self):
+        source, _ = self.calibrated("french", GOLDEN / "french" / "word.npy")
+        self.pack(source=source)
+        target = self.dir / "packed" / "1"
+        self.assertIn("int8_scales.safetensors", [p.name for p in target.iterdir()])
+        scales = target / "int8_scales.safetensors"
+        raw = bytearray(scales.read_bytes())
+        raw[-4] ^= 1  # the lowest bit of the last number
+        scales.write_bytes(raw)
+        self.assertIn("'int8_scales.safetensors' is not what it was", self.run_tool("inspect", target, status=1))
+        os.remove(target / "SHA256SUMS")
+        self.assertIn("round_scales 'int8_scales.safetensors': tensor '", self.run_tool("inspect", target, status=1))
+
+    def test_calibrate_takes_several_recordings_and_so_many_steps_of_each(self):
+        file = GOLDEN / "french-rnn" / "word.npy"
+        command = ["calibrate", MODELS / "french-rnn" / "1", "--input", file, "--input", f"word={file}", "--steps", 7]
+        self.assertIn("14 steps of 2 recordings", self.run_tool(*command, "-o", self.dir / "a"))
+        self.assertIn("exists already", self.run_tool(*command, "-o", self.dir / "a", status=1))
+        self.assertIn("--input is missing", self.run_tool("calibrate", MODELS / "french" / "1", "-o", self.dir / "b", status=1))
+        self.assertIn("has no 'z'", self.run_tool(*command, "--input", f"z={file}", "-o", self.dir / "b", status=1))
+        self.assertFalse((self.dir / "b").exists())
+
     def test_help_names_the_commands(self):
         out = self.run_tool("--help")
-        for command in ("inspect", "verify", "bench", "pack"):
+        for command in ("inspect", "verify", "bench", "pack", "calibrate"):
             self.assertIn(command, out)
 
 
