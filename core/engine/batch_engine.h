@@ -19,7 +19,7 @@ struct Turn {
   const StepProgram* program = nullptr;
   uint32_t steps = 0;                       // T >= 1
   std::vector<const std::byte*> inputs;     // per program input: [T, one step]
-  std::vector<std::byte*> outputs;          // per program output: [T or 1, one step], or null: not wanted
+  std::vector<std::byte*> outputs;          // per program output: [T or 1, one step], or null: not wanted; the last ones may be missing
   bool last_step_only = false;              // outputs hold the last step alone
   bool alone = false;                       // shares no batch
   const float* state = nullptr;             // before the turn; not written

@@ -63,11 +63,12 @@ void Lane::AddRow(Rows& to, const Turn& turn, uint32_t step, const float* state_
   const size_t answer_step = turn.last_step_only ? 0 : step;
   const bool answered = !turn.last_step_only || step + 1 == turn.steps;
   for (size_t i = 0; i < in.size(); ++i) to.inputs[r * in.size() + i] = turn.inputs[i] + step * in[i].step_bytes;
-  for (size_t o = 0; o < out.size(); ++o) {
+  const size_t count = turn.outputs.size();
+  for (size_t o = 0; o < count; ++o) {
     std::byte* base = turn.outputs[o];
     to.outputs[r * out.size() + o] = answered && base != nullptr ? base + answer_step * out[o].step_bytes : nullptr;
   }
-  to.rows.push_back({state_in, state_out, to.inputs.data() + r * in.size(), to.outputs.data() + r * out.size()});
+  to.rows.push_back({state_in, state_out, to.inputs.data() + r * in.size(), to.outputs.data() + r * out.size(), count});
 }
 
 // The step's new state and answer must be numbers: what is not would stay in the session for ever.
@@ -76,7 +77,7 @@ absl::Status Lane::CheckFinite(uint32_t step, const StepRow& row) const {
     return absl::InvalidArgumentError(absl::StrCat("step ", step, " of the turn gave a state that is not finite"));
   }
   const auto& out = program_->outputs();
-  for (size_t o = 0; o < out.size(); ++o) {
+  for (size_t o = 0; o < std::min(out.size(), row.output_count); ++o) {
     const std::byte* values = row.outputs[o];
     if (values != nullptr && out[o].dtype == DType::kF32 &&
         !AllFinite(reinterpret_cast<const float*>(values), out[o].step_bytes / sizeof(float))) {

@@ -49,6 +49,7 @@ class CompiledProgram : public StepProgram {
   std::unique_ptr<RunScratch> Bind(bool many_steps) const;
   void Load(std::span<const StepRow> rows, RunScratch& scratch) const;
   void Store(std::span<const size_t> outputs, std::span<const StepRow> rows, const RunScratch& scratch) const;
+  void StoreAll(std::span<const StepRow> rows, const RunScratch& scratch) const;
   absl::Status RunPart(std::span<const StepRow> rows, RunScratch& scratch) const;
 
   std::vector<std::unique_ptr<const Kernel>> kernels_;  // by node

@@ -18,6 +18,7 @@ struct CompiledProgram::RunScratch : Scratch {
   std::vector<std::unique_ptr<KernelScratch>> kernels;
   std::vector<const float*> state_in;
   std::vector<float*> state_out;
+  size_t output_count = 0;                  // no row wants more
 };
 
 // Of many steps each value has a room of its own, for units take their turns in another order than nodes.
@@ -43,7 +44,9 @@ std::unique_ptr<CompiledProgram::RunScratch> CompiledProgram::Bind(bool many_ste
 }
 
 void CompiledProgram::Load(std::span<const StepRow> rows, RunScratch& scratch) const {
+  scratch.output_count = 0;
   for (size_t r = 0; r < rows.size(); ++r) {
+    scratch.output_count = std::max(scratch.output_count, rows[r].output_count);
     scratch.state_in[r] = rows[r].state_in;
     scratch.state_out[r] = rows[r].state_out;
     for (const auto& [offset, size] : state_gaps_) std::fill_n(rows[r].state_out + offset, size, 0.0f);
@@ -56,10 +59,11 @@ void CompiledProgram::Load(std::span<const StepRow> rows, RunScratch& scratch) c
 
 void CompiledProgram::Store(std::span<const size_t> outputs, std::span<const StepRow> rows, const RunScratch& scratch) const {
   for (size_t o : outputs) {
+    if (o >= scratch.output_count) continue;
     const size_t bytes = outputs_[o].step_bytes;
     const Source& source = sources_[o];
     for (size_t r = 0; r < rows.size(); ++r) {
-      std::byte* to = rows[r].outputs[o];
+      std::byte* to = o < rows[r].output_count ? rows[r].outputs[o] : nullptr;
       if (to == nullptr) continue;
       if (source.state >= 0) {
         std::memcpy(to, rows[r].state_out + state_offset(source.state), bytes);
@@ -73,6 +77,12 @@ void CompiledProgram::Store(std::span<const size_t> outputs, std::span<const Ste
       }
     }
   }
+}
+
+void CompiledProgram::StoreAll(std::span<const StepRow> rows, const RunScratch& scratch) const {
+  Store(as_read_, rows, scratch);
+  for (const std::vector<size_t>& outputs : made_by_) Store(outputs, rows, scratch);
+  Store(of_state_, rows, scratch);
 }
 
 std::unique_ptr<StepProgram::Scratch> CompiledProgram::MakeScratch() const { return Bind(false); }
@@ -126,9 +136,7 @@ class CompiledProgram::KernelBlock : public Block {
       next_row_ = 0;
       ++unit_;
     }
-    program_.Store(program_.as_read_, rows_, *scratch_);
-    for (const std::vector<size_t>& outputs : program_.made_by_) program_.Store(outputs, rows_, *scratch_);
-    program_.Store(program_.of_state_, rows_, *scratch_);
+    program_.StoreAll(rows_, *scratch_);
     return true;
   }
 

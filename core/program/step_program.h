@@ -21,6 +21,7 @@ struct StepRow {
   float* state_out;                    // [state_floats()], written whole; must not overlap any state_in of the batch
   const std::byte* const* inputs;      // per input of the program: one step, inputs()[i].step_bytes bytes
   std::byte* const* outputs;           // per output of the program: one step, or null where it is not wanted
+  size_t output_count = ~size_t{0};    // those behind so many are not wanted, and may be missing
 };
 
 // A model compiled for execution one time step at a time over a batch [N, ...]. Immutable and thread-safe; every thread

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <string.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "server/shard/shard.h"
@@ -43,7 +44,7 @@ void Shard::BindBuffers(TurnRecord* record, const std::vector<uint32_t>& selecte
     input += record->steps * port.step_bytes;
   }
   const auto& ports = record->program->outputs();
-  record->outputs.assign(ports.size(), nullptr);
+  record->outputs.assign(selected.empty() ? 0 : size_t{*std::max_element(selected.begin(), selected.end())} + 1, nullptr);
   std::byte* answer = record->answer.data();
   for (uint32_t o : selected) {
     record->outputs[o] = answer;

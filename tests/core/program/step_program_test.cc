@@ -162,6 +162,21 @@ TEST(StepProgramTest, TracesShowLayersAndNewState) {
   EXPECT_EQ(states, 4u);
 }
 
+TEST(StepProgramTest, OutputsBehindTheCountAreNotTouched) {
+  const auto program = MustCompile(testing::LstmStack(3, 5, 2, 1), 4);
+  const auto scratch = program->MakeScratch();
+  Row all(*program), first(*program);
+  for (size_t i = 0; i < 3; ++i) all.input[0][i] = first.input[0][i] = 0.5f;
+  ASSERT_GT(first.outputs.size(), 1u);
+  for (size_t o = 1; o < first.outputs.size(); ++o) first.outputs[o] = reinterpret_cast<std::byte*>(o);  // no address of anything
+  StepRow few = first.row();
+  few.output_count = 1;
+  const StepRow rows[] = {few, all.row(), few};
+  ASSERT_TRUE(program->Run(rows, *scratch).ok());
+  EXPECT_EQ(first.output[0], all.output[0]);
+  EXPECT_NE(all.output[1], std::vector<float>(all.output[1].size()));
+}
+
 TEST(StepProgramTest, LeavesTheOldStateAndWritesTheNewOneWhole) {
   const auto program = MustCompile(OneLayer("lstm", 5, 9, 1, true));
   const auto scratch = program->MakeScratch();
