@@ -7,15 +7,17 @@
 
 namespace lstm::core {
 
-BatchEngine::BatchEngine() = default;
+BatchEngine::BatchEngine(BatchRunner* runner) : runner_(runner) {}
 BatchEngine::~BatchEngine() = default;
 
 Lane& BatchEngine::LaneOf(const StepProgram* program) {
   for (const auto& lane : lanes_) {
     if (lane->program() == program) return *lane;
   }
-  return *lanes_.emplace_back(std::make_unique<Lane>(program));
+  return *lanes_.emplace_back(std::make_unique<Lane>(program, runner_));
 }
+
+StepProgram::Scratch& BatchEngine::ScratchOf(const StepProgram* program) { return LaneOf(program).scratch(); }
 
 void BatchEngine::Add(Turn* turn) {
   turn->status = absl::OkStatus();

@@ -34,6 +34,14 @@ struct Turn {
   uint32_t batch_rows = 0;                  // rows in the batch of the last step
 };
 
+// Who computes a batch, where that is not the engine's thread alone. No bit depends on it.
+class BatchRunner {
+ public:
+  virtual ~BatchRunner() = default;
+  // As StepProgram::Run.
+  virtual absl::Status Run(const StepProgram& program, std::span<const StepRow> rows, StepProgram::Scratch& scratch) = 0;
+};
+
 class Lane;
 
 // Forms batches from the turns of many sessions, cell by cell: every call of RunBatch takes one step of up to max_batch turns of
@@ -42,7 +50,7 @@ class Lane;
 // busy one holds up the others by one batch or piece at most. Confined to one thread; no threads, clock or locks inside.
 class BatchEngine {
  public:
-  BatchEngine();
+  explicit BatchEngine(BatchRunner* runner = nullptr);  // null: this thread
   ~BatchEngine();
 
   // Takes `turn` in. At most one turn of a session may be inside at a time.
@@ -55,7 +63,9 @@ class BatchEngine {
   // ended with it, well or badly, are appended to `finished`, each once.
   size_t RunBatch(std::vector<Turn*>& finished);
 
-  // Takes the program's scratch memory back. REQUIRES: none of its turns is inside.
+  // The program's scratch memory. REQUIRES: RunBatch is not under way.
+  StepProgram::Scratch& ScratchOf(const StepProgram* program);
+  // Takes it back. REQUIRES: none of its turns is inside.
   void Forget(const StepProgram* program);
 
   // The turns whose step is being computed at this instant: for a handler that runs when that ends the process.
@@ -67,6 +77,7 @@ class BatchEngine {
  private:
   Lane& LaneOf(const StepProgram* program);
 
+  BatchRunner* const runner_;
   std::vector<std::unique_ptr<Lane>> lanes_;
   size_t next_ = 0;  // the lane that is looked at first
   size_t waiting_ = 0;

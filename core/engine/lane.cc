@@ -29,7 +29,7 @@ bool AllFinite(const float* values, size_t n) {
 
 }  // namespace
 
-Lane::Lane(const StepProgram* program) : program_(program), scratch_(program->MakeScratch()) {
+Lane::Lane(const StepProgram* program, BatchRunner* runner) : program_(program), runner_(runner), scratch_(program->MakeScratch()) {
   const auto batch = static_cast<size_t>(program->max_batch());
   Reserve(batch_, batch);
   const size_t states = kMostStateFloats / std::max<size_t>(program->state_floats(), 1);
@@ -124,7 +124,7 @@ size_t Lane::RunSteps(size_t n, std::vector<Turn*>& finished, std::span<Turn* co
     AddRow(batch_, turn, turn.done, turn.new_state != nullptr ? turn.new_state : turn.state, turn.scratch[turn.done % 2]);
   }
   running = {turns_.data(), n};
-  const absl::Status run = program_->Run(batch_.rows, *scratch_);
+  const absl::Status run = runner_ != nullptr ? runner_->Run(*program_, batch_.rows, *scratch_) : program_->Run(batch_.rows, *scratch_);
   running = {};
 
   // Turns that go on keep their order behind those that did not fit, so that none waits for ever.

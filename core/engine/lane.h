@@ -16,9 +16,10 @@ namespace lstm::core {
 // steps left run those in a block, piece by piece, and between two pieces the steps of others. Confined to one thread.
 class Lane {
  public:
-  explicit Lane(const StepProgram* program);
+  Lane(const StepProgram* program, BatchRunner* runner);
 
   const StepProgram* program() const { return program_; }
+  StepProgram::Scratch& scratch() { return *scratch_; }
   bool idle() const { return turns_.empty() && block_turns_.empty(); }
 
   void Add(Turn* turn) { turns_.push_back(turn); }
@@ -46,6 +47,7 @@ class Lane {
   size_t RunPiece(std::vector<Turn*>& finished, std::span<Turn* const>& running);
 
   const StepProgram* program_;
+  BatchRunner* runner_;  // null: this thread
   std::vector<Turn*> turns_;  // in order of arrival
   std::unique_ptr<StepProgram::Scratch> scratch_;
   Rows batch_;

@@ -159,6 +159,8 @@ class Straightener {
   void Rewrite(Node& node) {
     const Order& order = OrderOf(node.output);
     if (auto* select = std::get_if<SelectOp>(&node.op)) {
+      const bool as_it_was = !order && std::all_of(node.inputs.begin(), node.inputs.end(), [&](ValueId id) { return OrderOf(id) == nullptr; });
+      if (as_it_was) return;
       const std::vector<int32_t> sources = Sources(node);
       auto index = std::make_shared<std::vector<int32_t>>(sources);
       for (size_t i = 0; order && i < sources.size(); ++i) (*index)[static_cast<size_t>((*order)[i])] = sources[i];

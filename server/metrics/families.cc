@@ -151,6 +151,7 @@ std::vector<MetricFamily> Families(const MetricSources& sources) {
   counter("lstm_predict_steps_total", "Time steps of these sequences", sums.Of(&ShardCounters::predict_steps));
 
   out.push_back(sums.Histogram("lstm_batch_rows", "Rows of each batch that was computed, one step each", &ShardCounters::rows, 1));
+  counter("lstm_shared_batches_total", "Batches of which shards that had nothing to do computed a part", sums.Of(&ShardCounters::shared_batches));
   out.push_back(sums.Histogram("lstm_step_compute_seconds", "Time to compute one step of a batch", &ShardCounters::batch_us, kMicrosPerSecond));
   out.push_back(sums.Histogram("lstm_turn_queue_seconds", "From the receipt of a turn until it begins", &ShardCounters::queue_us, kMicrosPerSecond));
   out.push_back(sums.Histogram("lstm_turn_compute_seconds", "From the beginning of a turn until its last step is computed", &ShardCounters::compute_us, kMicrosPerSecond));

@@ -189,6 +189,13 @@ bool GrpcServer::Send(size_t to, std::function<void(Shard&)> task) {
   return loop->Post([loop, task = std::move(task)] { task(loop->shard()); });
 }
 
+std::optional<size_t> GrpcServer::TakeIdle() {
+  for (size_t i = 0; i < loops_.size(); ++i) {
+    if (loops_[i]->TakeIdle()) return i;
+  }
+  return std::nullopt;
+}
+
 void GrpcServer::Forget(const ServedModelPtr& model) {
   for (const auto& loop : loops_) {
     loop->Post([this, loop = loop.get(), model] {

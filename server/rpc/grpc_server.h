@@ -87,6 +87,7 @@ class GrpcServer : private ShardPeers {
  private:
   GrpcServer() = default;
   bool Send(size_t to, std::function<void(Shard&)> task) override;
+  std::optional<size_t> TakeIdle() override;
   InferenceCalls CallsOf(size_t shard);
   void Recover(const Options& options);
 

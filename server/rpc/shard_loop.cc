@@ -121,7 +121,9 @@ bool ShardLoop::TakeEvents(bool wait) {
   void* tag = nullptr;
   bool ok = false;
   size_t events = 0;
+  if (wait) idle_.store(true, std::memory_order_relaxed);
   auto status = queue_->AsyncNext(&tag, &ok, until);
+  if (wait) idle_.store(false, std::memory_order_relaxed);
   while (status == grpc::CompletionQueue::GOT_EVENT || (status == grpc::CompletionQueue::TIMEOUT && looks > 0)) {
     if (status == grpc::CompletionQueue::TIMEOUT) {
       --looks;

@@ -80,6 +80,8 @@ class ShardLoop {
   // After the gRPC server was shut down: the calls come to their ends, the queue empties, and the thread ends.
   void Shutdown();
   void Join();
+  // True where the thread waits for something to do: once while it does. Thread-safe.
+  bool TakeIdle() { return idle_.exchange(false, std::memory_order_relaxed); }
 
   // For calls, on the thread.
   Shard& shard() { return shard_; }
@@ -134,6 +136,7 @@ class ShardLoop {
   std::vector<LoopCall*> again_;  // have more to do in the next round
   uint64_t next_check_us_ = 0;
   size_t last_events_ = 0;
+  std::atomic<bool> idle_{false};
   uint64_t looked_us_ = 0;  // when events were taken last
   bool ending_ = false;
   size_t live_calls_ = 0;

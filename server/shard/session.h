@@ -66,6 +66,8 @@ class ShardPeers {
   virtual ~ShardPeers() = default;
   // Runs `task` on the thread of shard `to` soon; never blocks. False: it takes no more, and the task is dropped.
   virtual bool Send(size_t to, std::function<void(Shard&)> task) = 0;
+  // A shard that waits for something to do, for the caller to give it that; none is given twice while it waits.
+  virtual std::optional<size_t> TakeIdle() { return std::nullopt; }
 };
 
 // What all shards of a server share. What the pointers name outlives the shards.

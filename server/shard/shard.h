@@ -27,6 +27,8 @@
 
 namespace lstm::server {
 
+class SharedBatch;
+
 // Where a stream's responses go. Confined to the shard's thread.
 class ResponseSink {
  public:
@@ -72,7 +74,7 @@ class Stream {
 // A session's state has one owner, the table, and one way out, EndSession. While a turn is being computed the engine only
 // reads it; the new state is copied in at the commit, after which the answer may leave. A stored session's commit goes to
 // its slot; with HOST the answer waits for the disk, and the shard does not.
-class Shard {
+class Shard : private core::BatchRunner {
  public:
   struct Options {
     uint32_t default_window = 8;
@@ -90,7 +92,7 @@ class Shard {
   static constexpr uint64_t kSweepEveryUs = 1'000'000;  // one part of those that nobody uses
 
   Shard(size_t index, const Options& options, const ShardServices& services);
-  ~Shard();
+  ~Shard() override;
   Shard(const Shard&) = delete;
   Shard& operator=(const Shard&) = delete;
 
@@ -264,6 +266,11 @@ class Shard {
   void FinishPredict(TurnRecord* record);
   void FinishCanary();  // shard_canary.cc
 
+  // shard_help.cc: batches that are divided
+  absl::Status Run(const core::StepProgram& program, std::span<const core::StepRow> rows, core::StepProgram::Scratch& scratch) override;
+  void Help(const std::shared_ptr<SharedBatch>& batch, const Shard* whose);
+  static const Shard*& Working();  // whose turns this thread computes
+
   // shard_records.cc: what a turn is computed from and into
   TurnRecordPtr TakeRecord();
   void RecycleRecord(TurnRecordPtr record);
@@ -310,7 +317,7 @@ class Shard {
   MemoryBudget* const budget_;
   SessionStore* const store_;
   SessionTable table_;
-  core::BatchEngine engine_;
+  core::BatchEngine engine_{this};
   std::unordered_map<uint64_t, Stream*> streams_;  // by key
   uint64_t next_stream_ = 1;
   std::vector<core::Turn*> finished_;

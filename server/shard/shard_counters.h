@@ -58,6 +58,7 @@ struct alignas(64) ShardCounters {
   Count turns, steps;                    // of sessions, committed
   Count predicts, predict_steps;         // whole sequences, answered
   std::array<Count, v1::Reason_ARRAYSIZE> rejects;  // by reason
+  Count shared_batches;  // of which other shards computed a part
   Count over_wait;  // turns that were refused for what others would have kept them waiting
   Count over_sessions, over_steps;  // what a caller was refused for its own limits: sessions or their bytes, and steps a second
   Count kernel_failures, set_aside, lost_answers;  // what must stay zero

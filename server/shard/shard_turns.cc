@@ -99,11 +99,13 @@ void Shard::Start(TurnRecord* record) {
   engine_.Add(record);
 }
 
-namespace {
-thread_local const Shard* working = nullptr;
+const Shard*& Shard::Working() {
+  thread_local constinit const Shard* working = nullptr;
+  return working;
 }
 
 void Shard::NoteCrash(int signal) {
+  const Shard* const working = Working();
   if (working == nullptr || working->services_.suspects == nullptr) return;
   for (const core::Turn* turn : working->engine_.running()) {
     const Session* session = static_cast<const TurnRecord*>(turn)->session;
@@ -112,7 +114,7 @@ void Shard::NoteCrash(int signal) {
 }
 
 void Shard::Work() {
-  working = this;
+  Working() = this;
   uint64_t now = services_.clock(), since = now;
   const uint64_t until = now + options_.slice_us;
   finished_.clear();

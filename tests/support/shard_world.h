@@ -4,6 +4,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <random>
 #include <utility>
 #include <vector>
@@ -68,6 +69,12 @@ class ShardWorld : private server::ShardPeers {
   const server::ShardServices& services() const { return services_; }
   const std::vector<absl::Status>& failures() const { return failures_; }
 
+  // This shard says that it waits for something to do, until it is asked. What it is asked is done at once, or as a task.
+  void SetIdle(size_t shard, bool at_once) {
+    idle_ = shard;
+    at_once_ = at_once;
+  }
+
   // The oldest task between shards is done; false: there is none.
   bool RunTask() {
     if (tasks_.empty()) return false;
@@ -98,6 +105,7 @@ class ShardWorld : private server::ShardPeers {
 
  private:
   bool Send(size_t to, std::function<void(server::Shard&)> task) override {
+    if (std::exchange(at_once_, false)) return task(*shards_[to]), true;
     tasks_.emplace_back(to, std::move(task));
     return true;
   }
@@ -106,6 +114,10 @@ class ShardWorld : private server::ShardPeers {
   std::mt19937_64 random_;
   std::vector<absl::Status> failures_;
   server::ShardServices services_;
+  std::optional<size_t> TakeIdle() override { return std::exchange(idle_, std::nullopt); }
+
+  std::optional<size_t> idle_;
+  bool at_once_ = false;
   std::deque<std::pair<size_t, std::function<void(server::Shard&)>>> tasks_;
   std::vector<std::unique_ptr<server::Shard>> shards_;
 };

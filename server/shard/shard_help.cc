@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: MIT
+#include <memory>
+#include <utility>
+
+#include "server/shard/shard.h"
+#include "server/shard/shared_batch.h"
+
+// Large batches, of which shards that have nothing to do take a part.
+namespace lstm::server {
+namespace {
+
+// Of a part: fewer rows read the weights too often, less is not worth waking a thread, and more would hold up what comes to that shard.
+constexpr size_t kFewestRows = 16;
+constexpr uint64_t kLeastCost = 8'000'000;   // multiply-adds, some 100 us of one core
+constexpr uint64_t kMostCost = 160'000'000;  // some 2 ms
+
+// 1: the batch is not divided.
+size_t PartsOf(const core::StepProgram& program, size_t rows) {
+  const uint64_t cost = std::max<uint64_t>(program.step_cost(), 1);
+  const uint64_t most = std::min<uint64_t>(rows / kFewestRows, cost * rows / kLeastCost);
+  const uint64_t least = std::max<uint64_t>(2, (cost * rows + kMostCost - 1) / kMostCost);
+  return most < least ? 1 : static_cast<size_t>(least);
+}
+
+}  // namespace
+
+absl::Status Shard::Run(const core::StepProgram& program, std::span<const core::StepRow> rows, core::StepProgram::Scratch& scratch) {
+  const size_t parts = services_.peers == nullptr ? 1 : PartsOf(program, rows.size());
+  std::optional<size_t> idle = parts > 1 ? services_.peers->TakeIdle() : std::nullopt;
+  if (!idle) return program.Run(rows, scratch);
+  const auto batch = std::make_shared<SharedBatch>(program, rows, parts);
+  for (size_t asked = 1; idle && asked < parts; ++asked, idle = asked < parts ? services_.peers->TakeIdle() : std::nullopt) {
+    services_.peers->Send(*idle, [batch, this](Shard& other) { other.Help(batch, this); });
+  }
+  size_t own = 0;
+  while (batch->TakePart([&](const core::StepProgram*) -> core::StepProgram::Scratch& { return scratch; })) ++own;
+  if (own < parts) counters_.shared_batches.Add();
+  return batch->Wait();
+}
+
+// One part, and another when what has come meanwhile is done.
+void Shard::Help(const std::shared_ptr<SharedBatch>& batch, const Shard* whose) {
+  const Shard* const before = std::exchange(Working(), whose);  // a turn that ends the process here is one of theirs
+  const bool took = batch->TakePart([this](const core::StepProgram* program) -> core::StepProgram::Scratch& { return engine_.ScratchOf(program); });
+  Working() = before;
+  if (took && batch->open() && engine_.idle()) services_.peers->Send(index_, [batch, whose](Shard& self) { self.Help(batch, whose); });
+}
+
+}  // namespace lstm::server
