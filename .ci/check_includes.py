@@ -20,7 +20,7 @@ def targets():
     out = {}
     for path in ROOT.glob("**/CMakeLists.txt"):
         folder = path.parent.relative_to(ROOT).as_posix()
-        if folder.split("/")[0] not in ("core", "server", "client", "proto"):
+        if folder.split("/")[0] not in ("core", "server", "client", "docker", "proto"):
             continue
         for kind, name, body in re.findall(r"lstm_(library|binary)\((\S+)(.*?)\)", path.read_text(), re.S):
             words = body.split()
@@ -37,7 +37,7 @@ def main():
     rooms = targets()
     home = {folder: names for folder, (names, _) in rooms.items()}
     bad = 0
-    for file in subprocess.run(["git", "ls-files", "core", "server", "client"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split():
+    for file in subprocess.run(["git", "ls-files", "core", "server", "client", "docker"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split():
         if not file.endswith((".cc", ".h")):
             continue
         folder = pathlib.Path(file).parent.as_posix()

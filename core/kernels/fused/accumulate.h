@@ -8,6 +8,13 @@ namespace lstm::core::fused {
 namespace {
 
 #define LSTM_INLINE inline __attribute__((always_inline))
+// Plain C++ is kept small: unrolled it is 19 MB in each program, and no faster.
+#ifdef LSTM_KEEP_SMALL
+#define LSTM_UNROLL(times)
+#else
+#define LSTM_PRAGMA(text) _Pragma(#text)
+#define LSTM_UNROLL(times) LSTM_PRAGMA(GCC unroll times)
+#endif
 
 // Which sums the vectors of one step of k belong to.
 template <int... kSums>
@@ -30,9 +37,9 @@ struct HalfLanes : Lanes<0, 1> {
 template <class V, int kPanels, bool kDeep>
 LSTM_INLINE void FetchBehind(const float* w, size_t stride, int vectors) {
   constexpr size_t kNear = 4096 / sizeof(float), kFar = 36864 / sizeof(float);
-#pragma GCC unroll 2
+LSTM_UNROLL(2)
   for (int p = 0; p < kPanels; ++p) {
-#pragma GCC unroll 4
+LSTM_UNROLL(4)
     for (int v = 0; v < vectors; ++v) {
       const float* const at = w + static_cast<size_t>(p) * stride + static_cast<size_t>(v) * V::kWidth;
       V::Prefetch(at + kNear);
@@ -46,10 +53,10 @@ template <class V, class L, int kRows, int kPanels, int kSums, int kAhead>  // k
 LSTM_INLINE void Accumulate(const float* w, size_t stride, [[maybe_unused]] bool far, const float* const* rows, size_t begin, size_t steps,
                             const float*& ahead, typename V::Reg (&acc)[kRows][kPanels * kSums]) {
   const float* a[kRows];
-#pragma GCC unroll 8
+LSTM_UNROLL(8)
   for (int m = 0; m < kRows; ++m) a[m] = rows[m] + begin;
   w += L::kFirst * V::kWidth;
-#pragma GCC unroll 2
+LSTM_UNROLL(2)
   for (size_t k = 0; k < steps; ++k, w += L::kStep * V::kWidth) {
     if constexpr (kAhead > 0) {  // with AVX2 half a cache line
       V::Prefetch(ahead);
@@ -59,25 +66,25 @@ LSTM_INLINE void Accumulate(const float* w, size_t stride, [[maybe_unused]] bool
     }
     if constexpr (L::kCount < kRows && kPanels == 1) {  // the fewer wait in registers
       typename V::Reg weight[L::kCount];
-#pragma GCC unroll 4
+LSTM_UNROLL(4)
       for (int l = 0; l < L::kCount; ++l) weight[l] = V::Load(w + static_cast<size_t>(l) * V::kWidth);
-#pragma GCC unroll 8
+LSTM_UNROLL(8)
       for (int m = 0; m < kRows; ++m) {
         const typename V::Reg factor = V::Set(a[m][k]);
-#pragma GCC unroll 4
+LSTM_UNROLL(4)
         for (int l = 0; l < L::kCount; ++l) acc[m][L::kAt[l]] = V::Fma(factor, weight[l], acc[m][L::kAt[l]]);
       }
     } else {
       typename V::Reg factor[kRows];
-#pragma GCC unroll 8
+LSTM_UNROLL(8)
       for (int m = 0; m < kRows; ++m) factor[m] = V::Set(a[m][k]);
-#pragma GCC unroll 2
+LSTM_UNROLL(2)
       for (int p = 0; p < kPanels; ++p) {
-#pragma GCC unroll 4
+LSTM_UNROLL(4)
         for (int l = 0; l < L::kCount; ++l) {
           const typename V::Reg weight = V::Load(w + static_cast<size_t>(p) * stride + static_cast<size_t>(l) * V::kWidth);
           const int sum = p * kSums + L::kAt[l];
-#pragma GCC unroll 8
+LSTM_UNROLL(8)
           for (int m = 0; m < kRows; ++m) acc[m][sum] = V::Fma(factor[m], weight, acc[m][sum]);
         }
       }
@@ -90,17 +97,17 @@ template <class V, class L, int kRows, int kPanels, int kSums, int kAhead>
 LSTM_INLINE void AccumulatePairs(const float* w, size_t stride, [[maybe_unused]] bool far, const float* const* rows, size_t begin, size_t steps,
                                  const float*& ahead, typename V::Reg (&acc)[kRows][kPanels * kSums]) {
   const float* a[kRows];
-#pragma GCC unroll 8
+LSTM_UNROLL(8)
   for (int m = 0; m < kRows; ++m) a[m] = rows[m] + begin;
   w += L::kFirst * V::kWidth;
   const auto step = [&](auto widen, size_t k) __attribute__((always_inline)) {
-#pragma GCC unroll 2
+LSTM_UNROLL(2)
     for (int p = 0; p < kPanels; ++p) {
-#pragma GCC unroll 4
+LSTM_UNROLL(4)
       for (int l = 0; l < L::kCount; ++l) {
         const typename V::Reg weight = widen(w + static_cast<size_t>(p) * stride + static_cast<size_t>(l) * V::kWidth);
         const int sum = p * kSums + L::kAt[l];
-#pragma GCC unroll 8
+LSTM_UNROLL(8)
         for (int m = 0; m < kRows; ++m) acc[m][sum] = V::Fma(V::Set(a[m][k]), weight, acc[m][sum]);
       }
     }
@@ -126,10 +133,10 @@ LSTM_INLINE void AccumulateBytes(const float* w, size_t stride, [[maybe_unused]]
                                  const float*& ahead, typename V::Reg (&acc)[kRows][kPanels * kSums]) {
   constexpr size_t kUnit = V::kWidth / 4;
   const float* a[kRows];
-#pragma GCC unroll 8
+LSTM_UNROLL(8)
   for (int m = 0; m < kRows; ++m) a[m] = rows[m] + begin;
   w += L::kFirst * kUnit;
-#pragma GCC unroll 2
+LSTM_UNROLL(2)
   for (size_t k = 0; k < steps; ++k, w += L::kStep * kUnit) {
     if constexpr (kAhead > 0) {
       V::Prefetch(ahead);
@@ -137,13 +144,13 @@ LSTM_INLINE void AccumulateBytes(const float* w, size_t stride, [[maybe_unused]]
     } else if (far) {
       FetchBehind<V, kPanels, false>(w, stride, 1);
     }
-#pragma GCC unroll 2
+LSTM_UNROLL(2)
     for (int p = 0; p < kPanels; ++p) {
-#pragma GCC unroll 4
+LSTM_UNROLL(4)
       for (int l = 0; l < L::kCount; ++l) {
         const typename V::Reg weight = V::Bytes(w + static_cast<size_t>(p) * stride + static_cast<size_t>(l) * kUnit);
         const int sum = p * kSums + L::kAt[l];
-#pragma GCC unroll 8
+LSTM_UNROLL(8)
         for (int m = 0; m < kRows; ++m) acc[m][sum] = V::Fma(V::Set(a[m][k]), weight, acc[m][sum]);
       }
     }

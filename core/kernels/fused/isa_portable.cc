@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#define LSTM_KEEP_SMALL
 #include "core/kernels/fused/cells.h"
 #include "core/kernels/fused/vector_portable.h"
 

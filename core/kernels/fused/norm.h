@@ -48,7 +48,7 @@ void RunNorm(const NormJob& job) {
   const Reg count = V::Set(static_cast<float>(n));
   LaneSums<V> sums;
   for (size_t i = 0; i < n; i += kNormLanes) {
-#pragma GCC unroll 4
+LSTM_UNROLL(4)
     for (size_t r = 0; r < kRegs; ++r) {
       if (i + r * V::kWidth < n) sums.of[r] = V::Add(sums.of[r], LoadOf<V>(job.x, i + r * V::kWidth, n));
     }
@@ -56,7 +56,7 @@ void RunNorm(const NormJob& job) {
   const Reg mean = V::Div(V::Set(sums.Total()), count);
   LaneSums<V> squares;
   for (size_t i = 0; i < n; i += kNormLanes) {
-#pragma GCC unroll 4
+LSTM_UNROLL(4)
     for (size_t r = 0; r < kRegs; ++r) {
       const size_t at = i + r * V::kWidth;
       if (at >= n) continue;

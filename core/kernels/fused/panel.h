@@ -113,9 +113,11 @@ class Panels : Layout<V, Op, kForm> {
         const float* const next = Base::Next(i, end);
         for (size_t t = 0, row = 0, ahead = 0; t < tiles; ++t) {
           const size_t n = height + (t < taller ? 1 : 0);
-          const size_t passes = kHalves && n > static_cast<size_t>(V::kTileRows) ? 2 : 1;
-          const float* const from = next + ahead * FloatsOf(end - begin, V::kWidth, kForm);
-          if (ahead >= kSums) {
+          [[maybe_unused]] const size_t passes = kHalves && n > static_cast<size_t>(V::kTileRows) ? 2 : 1;
+          [[maybe_unused]] const float* const from = next + ahead * FloatsOf(end - begin, V::kWidth, kForm);
+          if constexpr (!V::kPrefetches) {
+            AnyTile<0>(n, panel, row, begin, end, nullptr);
+          } else if (ahead >= kSums) {
             AnyTile<0>(n, panel, row, begin, end, nullptr);
           } else if (tiles * passes >= kSums) {
             AnyTile<1>(n, panel, row, begin, end, from);
@@ -169,9 +171,9 @@ class Panels : Layout<V, Op, kForm> {
   void Tile(size_t panel, size_t row, size_t begin, size_t end, const float* ahead) const {
     Reg acc[kRows][kPanels * kSums];
     if (begin == 0) {
-#pragma GCC unroll 8
+LSTM_UNROLL(8)
       for (int m = 0; m < kRows; ++m) {
-#pragma GCC unroll 2
+LSTM_UNROLL(2)
         for (int p = 0; p < kPanels; ++p) op_.Init(panel + static_cast<size_t>(p), row + static_cast<size_t>(m), &acc[m][p * kSums]);
       }
     } else {
@@ -181,9 +183,9 @@ class Panels : Layout<V, Op, kForm> {
     if (end == steps_) {
       // A second array, for this loop is not unrolled: the first one then stays in registers.
       Reg sums[kRows][kPanels * kSums];
-#pragma GCC unroll 8
+LSTM_UNROLL(8)
       for (int m = 0; m < kRows; ++m) {
-#pragma GCC unroll 8
+LSTM_UNROLL(8)
         for (int s = 0; s < kPanels * kSums; ++s) sums[m][s] = acc[m][s];
       }
       Finish<kRows, kPanels>(panel, row, sums);
@@ -204,7 +206,7 @@ class Panels : Layout<V, Op, kForm> {
   LSTM_INLINE void HalfTile(size_t panel, size_t row, size_t begin, size_t end, const float* ahead, Reg (&sums)[kRows][4]) const {
     Reg acc[kRows][2];
     if (begin == 0) {
-#pragma GCC unroll 8
+LSTM_UNROLL(8)
       for (int m = 0; m < kRows; ++m) {
         Reg all[4];
         op_.Init(panel, row + static_cast<size_t>(m), all);
@@ -216,7 +218,7 @@ class Panels : Layout<V, Op, kForm> {
     }
     Segments<HalfLanes<kFirst>, HalfLanes<kFirst>, kRows, 1, 2, kAhead>(panel, row, begin, end, ahead, acc);
     if (end == steps_) {
-#pragma GCC unroll 8
+LSTM_UNROLL(8)
       for (int m = 0; m < kRows; ++m) {
         sums[m][kFirst] = acc[m][0];
         sums[m][kFirst + 1] = acc[m][1];
@@ -265,13 +267,13 @@ class Panels : Layout<V, Op, kForm> {
   template <class L, int kRows, int kPanels, int kAll, class F>
   LSTM_INLINE void Rescale(const float* scales, Reg (&acc)[kRows][kAll], F f) const {
     if constexpr (kForm == Form::kBytes) {
-#pragma GCC unroll 2
+LSTM_UNROLL(2)
       for (int p = 0; p < kPanels; ++p) {
-#pragma GCC unroll 4
+LSTM_UNROLL(4)
         for (int l = 0; l < L::kCount; ++l) {
           const Reg scale = V::Load(scales + static_cast<size_t>(p) * scales_stride_ + static_cast<size_t>(L::kFirst + l) * V::kWidth);
           const int sum = p * (kAll / kPanels) + L::kAt[l];
-#pragma GCC unroll 8
+LSTM_UNROLL(8)
           for (int m = 0; m < kRows; ++m) acc[m][sum] = f(acc[m][sum], scale);
         }
       }
@@ -281,12 +283,12 @@ class Panels : Layout<V, Op, kForm> {
   template <int kRows, int kPanels, int kAll>
   LSTM_INLINE void Resume(size_t panel, size_t row, size_t first, Reg (&acc)[kRows][kAll]) const {
     constexpr int kOwn = kAll / kPanels;
-#pragma GCC unroll 2
+LSTM_UNROLL(2)
     for (int p = 0; p < kPanels; ++p) {
       const float* const from = Waiting(panel + static_cast<size_t>(p), row, first);
-#pragma GCC unroll 8
+LSTM_UNROLL(8)
       for (int m = 0; m < kRows; ++m) {
-#pragma GCC unroll 4
+LSTM_UNROLL(4)
         for (int s = 0; s < kOwn; ++s) acc[m][p * kOwn + s] = V::Load(from + static_cast<size_t>(m * 4 + s) * V::kWidth);
       }
     }
@@ -294,12 +296,12 @@ class Panels : Layout<V, Op, kForm> {
   template <int kRows, int kPanels, int kAll>
   LSTM_INLINE void Suspend(size_t panel, size_t row, size_t first, const Reg (&acc)[kRows][kAll]) const {
     constexpr int kOwn = kAll / kPanels;
-#pragma GCC unroll 2
+LSTM_UNROLL(2)
     for (int p = 0; p < kPanels; ++p) {
       float* const to = Waiting(panel + static_cast<size_t>(p), row, first);
-#pragma GCC unroll 8
+LSTM_UNROLL(8)
       for (int m = 0; m < kRows; ++m) {
-#pragma GCC unroll 4
+LSTM_UNROLL(4)
         for (int s = 0; s < kOwn; ++s) V::Store(to + static_cast<size_t>(m * 4 + s) * V::kWidth, acc[m][p * kOwn + s]);
       }
     }

@@ -86,11 +86,11 @@ class Streams : Layout<V, Op, kForm> {
   template <int kRows>
   void Pass(int s, size_t panel, size_t begin, size_t end, const float*& ahead) const {
     Reg acc[kTogether<kRows>][kRows];
-#pragma GCC unroll 24
+LSTM_UNROLL(24)
     for (int m = 0; m < kRows; ++m) {
       Reg all[kSums];
       if (begin == 0) op_.Init(panel, Row(m), all);
-#pragma GCC unroll 2
+LSTM_UNROLL(2)
       for (int t = 0; t < kTogether<kRows>; ++t) acc[t][m] = begin == 0 ? all[s + t] : V::Load(Waiting(panel, Row(m), static_cast<size_t>(s + t)));
     }
     const float* const w = p_.weights + panel * stride_;
@@ -108,10 +108,10 @@ class Streams : Layout<V, Op, kForm> {
       Sum<typename Op::H, kRows>(w + At(start) + static_cast<size_t>(v) * kUnit, p_.turned + start * kRows, end - start, ahead, acc);
       if (end == steps_) Rescale<kRows, false>(scales, v, acc);
     }
-#pragma GCC unroll 24
+LSTM_UNROLL(24)
     for (int m = 0; m < kRows; ++m) {
       if (static_cast<size_t>(m) >= p_.rows) continue;
-#pragma GCC unroll 2
+LSTM_UNROLL(2)
       for (int t = 0; t < kTogether<kRows>; ++t) V::Store(Waiting(panel, static_cast<size_t>(m), static_cast<size_t>(s + t)), acc[t][m]);
     }
   }
@@ -120,17 +120,17 @@ class Streams : Layout<V, Op, kForm> {
   LSTM_INLINE void Sum(const float* w, const float* factors, size_t steps, const float*& ahead, Reg (&acc)[kAtOnce][kRows]) const {
     const auto step = [&](auto widen) __attribute__((always_inline)) {
       Reg weight[kAtOnce];
-#pragma GCC unroll 2
+LSTM_UNROLL(2)
       for (int t = 0; t < kAtOnce; ++t) weight[t] = widen(w + static_cast<size_t>(t) * kUnit);
-#pragma GCC unroll 24
+LSTM_UNROLL(24)
       for (int m = 0; m < kRows; ++m) {
-#pragma GCC unroll 2
+LSTM_UNROLL(2)
         for (int t = 0; t < kAtOnce; ++t) acc[t][m] = V::Fma(V::Set(factors[m]), weight[t], acc[t][m]);
       }
       factors += kRows;
     };
     const auto fetch = [&]() __attribute__((always_inline)) {
-#pragma GCC unroll 2
+LSTM_UNROLL(2)
       for (int t = 0; t < kAtOnce; ++t, ahead += kUnit) V::PrefetchL2(ahead);
     };
     const auto first = [](const float* at) __attribute__((always_inline)) { return Weight(at); };
@@ -163,7 +163,7 @@ class Streams : Layout<V, Op, kForm> {
     if constexpr (kForm == Form::kBytes) {
       for (int t = 0; t < kAtOnce; ++t) {
         const Reg scale = V::Load(scales + static_cast<size_t>(vector + t) * V::kWidth);
-#pragma GCC unroll 24
+LSTM_UNROLL(24)
         for (int m = 0; m < kRows; ++m) acc[t][m] = kEnter ? V::Div(acc[t][m], scale) : V::Mul(acc[t][m], scale);
       }
     }

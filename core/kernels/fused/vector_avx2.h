@@ -14,6 +14,7 @@ struct Avx2 {
   using Reg = __m256;
   static constexpr size_t kWidth = 8;
   static constexpr int kTileRows = 3;  // 3 * 4 sums, 3 factors and a weight: all 16 registers
+  static constexpr bool kPrefetches = true;
   static constexpr size_t kStreamRows = 12;
 
   static __m256i Mask(size_t n) {

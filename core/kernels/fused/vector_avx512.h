@@ -14,6 +14,7 @@ struct Avx512 {
   using Reg = __m512;
   static constexpr size_t kWidth = 16;
   static constexpr int kTileRows = 6;  // 6 * 4 sums of 32 registers
+  static constexpr bool kPrefetches = true;
   static constexpr size_t kStreamRows = 24;
 
   static __mmask16 Mask(size_t n) { return static_cast<__mmask16>((1u << n) - 1); }

@@ -14,6 +14,7 @@ namespace {
 struct Portable {
   static constexpr size_t kWidth = 16;
   static constexpr int kTileRows = 6;
+  static constexpr bool kPrefetches = false;
   static constexpr size_t kStreamRows = 24;
   struct Reg {
     float v[kWidth];
