@@ -61,7 +61,7 @@ def first(address):
     deadline = time.monotonic() + 60
     while True:
         try:
-            with lstm.connect(address, timeout=0.02) as client:
+            with lstm.connect(address, timeout=0.1) as client:
                 client.predict("french", IDS[:1])
                 return print(f"{time.time():.3f}")
         except lstm.Error:

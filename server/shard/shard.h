@@ -318,6 +318,7 @@ class Shard : private core::BatchRunner {
   SessionStore* const store_;
   SessionTable table_;
   core::BatchEngine engine_{this};
+  uint32_t alone_ = 0;  // batches to come that are not divided
   std::unordered_map<uint64_t, Stream*> streams_;  // by key
   uint64_t next_stream_ = 1;
   std::vector<core::Turn*> finished_;

@@ -13,6 +13,7 @@ namespace {
 constexpr size_t kFewestRows = 16;
 constexpr uint64_t kLeastCost = 8'000'000;   // multiply-adds, some 100 us of one core
 constexpr uint64_t kMostCost = 160'000'000;  // some 2 ms
+constexpr uint32_t kAlone = 256;             // batches that are not divided once that was no help
 
 // 1: the batch is not divided.
 size_t PartsOf(const core::StepProgram& program, size_t rows) {
@@ -25,7 +26,8 @@ size_t PartsOf(const core::StepProgram& program, size_t rows) {
 }  // namespace
 
 absl::Status Shard::Run(const core::StepProgram& program, std::span<const core::StepRow> rows, core::StepProgram::Scratch& scratch) {
-  const size_t parts = services_.peers == nullptr ? 1 : PartsOf(program, rows.size());
+  const bool may = services_.peers != nullptr && (alone_ == 0 || --alone_ == 0);
+  const size_t parts = may ? PartsOf(program, rows.size()) : 1;
   std::optional<size_t> idle = parts > 1 ? services_.peers->TakeIdle() : std::nullopt;
   if (!idle) return program.Run(rows, scratch);
   const auto batch = std::make_shared<SharedBatch>(program, rows, parts);
@@ -33,9 +35,15 @@ absl::Status Shard::Run(const core::StepProgram& program, std::span<const core::
     services_.peers->Send(*idle, [batch, this](Shard& other) { other.Help(batch, this); });
   }
   size_t own = 0;
+  const uint64_t begin = services_.clock();
   while (batch->TakePart([&](const core::StepProgram*) -> core::StepProgram::Scratch& { return scratch; })) ++own;
-  if (own < parts) counters_.shared_batches.Add();
-  return batch->Wait();
+  if (own == parts) return batch->Wait();
+  counters_.shared_batches.Add();
+  const uint64_t through = services_.clock();
+  const absl::Status done = batch->Wait();
+  // Who waits for others longer than computing their part would have taken shares a core with somebody else: that helps nobody.
+  if ((services_.clock() - through) * own > (through - begin) * (parts - own)) alone_ = kAlone;
+  return done;
 }
 
 // One part, and another when what has come meanwhile is done.
