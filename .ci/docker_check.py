@@ -59,6 +59,7 @@ class Stream(threading.Thread):
 
 def first(address):
     deadline = time.monotonic() + 60
+    print("looking", flush=True)  # what was imported took its time
     while True:
         try:
             with lstm.connect(address, timeout=0.1) as client:
