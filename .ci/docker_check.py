@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Live sessions against containers that are killed. Every answer is held against Predict's, bit for bit.
 
-  docker_check.py first ADDRESS              the time of the first answer, in Unix seconds
+  docker_check.py first ADDRESS              once its input has a line, or ends: the time of the first answer, in Unix seconds
   docker_check.py kill ADDRESS KILL START    a stream goes on across KILL and START, two commands
   docker_check.py proxy ADDRESS KILL START   clients through a proxy: those of the server that is killed go on after START,
                                              those of the other notice nothing
@@ -58,8 +58,9 @@ class Stream(threading.Thread):
 
 
 def first(address):
-    deadline = time.monotonic() + 60
     print("looking", flush=True)  # what was imported took its time
+    sys.stdin.readline()
+    deadline = time.monotonic() + 60
     while True:
         try:
             with lstm.connect(address, timeout=0.1) as client:
