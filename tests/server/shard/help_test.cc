@@ -35,6 +35,7 @@ class HelpTest : public ::testing::Test {
     testing::ShardWorld::Options options;
     options.shards = 2;
     options.max_bytes = 64u << 20;
+    options.clock = [this] { return now_us_ += slower_ ? ++tick_us_ : 0; };
     world_ = std::make_unique<testing::ShardWorld>(options, std::make_shared<const ModelRepository>(std::vector<ServedModelPtr>{served}), nullptr, &now_us_);
     stream_ = world_->shard().Attach(&sink_, "");
     v1::StreamRequest message;
@@ -75,7 +76,8 @@ class HelpTest : public ::testing::Test {
   }
   uint64_t shared() { return world_->shard().counters().shared_batches.value(); }
 
-  uint64_t now_us_ = 1'000'000'000;
+  uint64_t now_us_ = 1'000'000'000, tick_us_ = 0;
+  bool slower_ = false;  // what is done next always takes longer than what was done before
   testing::Sink sink_;
   std::unique_ptr<testing::ShardWorld> world_;
   Stream* stream_ = nullptr;
@@ -104,6 +106,25 @@ TEST_F(HelpTest, WhoComesLateFindsNothingToDo) {
   EXPECT_TRUE(world_->RunTask());
   EXPECT_FALSE(world_->RunTask());
   EXPECT_FALSE(world_->shard(1).has_work());
+}
+
+TEST_F(HelpTest, WhoHadToWaitDividesNoneOfTheNext) {
+  world_->SetIdle(1, true);
+  slower_ = true;
+  Step(1);
+  EXPECT_EQ(shared(), 1u);
+  slower_ = false;
+  uint64_t seq = 2;
+  for (; seq <= 256; ++seq) {
+    world_->SetIdle(1, true);
+    Step(seq);
+    ASSERT_EQ(shared(), 1u) << "step " << seq;
+  }
+  for (; seq <= 258; ++seq) {  // then again, as long as it helps
+    world_->SetIdle(1, true);
+    Step(seq);
+    ASSERT_EQ(shared(), seq - 255) << "step " << seq;
+  }
 }
 
 TEST_F(HelpTest, SmallBatchesAreNotDivided) {
