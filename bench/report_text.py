@@ -78,7 +78,7 @@ def write(report, directory):
         found = _medians(peers, ("peer", "version", "h", "b"), ("peer_us", "peer_ratio"))
         out += ["## Peers", "", "A ratio without another figure beside it is of two programs, one after the other.", ""]
         out += _table(["peer", "version", "H", "B", "us", "times as fast"], [(p, v, h, b, us, ratio if ratio is not None else us / fused[h, b] if (h, b) in fused else None) for p, v, h, b, us, ratio in found])
-    for row, title in (("engine", "Engine"), ("lone_turns", "A lone session, many steps a turn"), ("wire", "Wire, against an echo server"), ("coalesced", "One stream of 512 sessions against 64 streams"),
+    for row, title in (("engine", "Engine"), ("lone_turns", "A lone session, many steps a turn"), ("divided", "A batch that two threads share"), ("wire", "Wire, against an echo server"), ("coalesced", "One stream of 512 sessions against 64 streams"),
                        ("steps", "Many steps a turn, on the wire"), ("model", "A real model"), ("shards", "Two shards"), ("lone", "Lone messages"), ("start", "Start"), ("large", "Beside a large model"),
                        ("turns", "Beside long turns"), ("sessions", "Sessions per core"), ("at_80_percent", "At 80 % of the highest load"), ("parked", "Parked volatile sessions"), ("durability", "Durability"), ("drop", "Cut connections"),
                        ("undisturbed", "A turn of each session"), ("kill", "Killed servers")):
