@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "core/base/prefetch.h"
 
 namespace lstm::core {
 namespace {
@@ -120,6 +121,7 @@ size_t Lane::Run(std::vector<Turn*>& finished, std::span<Turn* const>& running) 
 size_t Lane::RunSteps(size_t n, std::vector<Turn*>& finished, std::span<Turn* const>& running) {
   batch_.rows.clear();
   for (size_t r = 0; r < n; ++r) {
+    if (r + 2 < n) Prefetch(turns_[r + 2], sizeof(Turn));
     const Turn& turn = *turns_[r];
     AddRow(batch_, turn, turn.done, turn.new_state != nullptr ? turn.new_state : turn.state, turn.scratch[turn.done % 2]);
   }
@@ -130,6 +132,7 @@ size_t Lane::RunSteps(size_t n, std::vector<Turn*>& finished, std::span<Turn* co
   // Turns that go on keep their order behind those that did not fit, so that none waits for ever.
   size_t going_on = 0;
   for (size_t r = 0; r < n; ++r) {
+    if (r + 2 < n) Prefetch(turns_[r + 2], sizeof(Turn));  // the batch's weights have pushed it out
     Turn* turn = turns_[r];
     turn->status = run.ok() ? CheckFinite(turn->done, batch_.rows[r]) : run;
     turn->new_state = batch_.rows[r].state_out;

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "core/base/fail_point.h"
+#include "core/base/prefetch.h"
 #include "server/session/digest.h"
 #include "server/session/mutant.h"
 #include "server/shard/predict.h"
@@ -17,6 +18,7 @@ namespace lstm::server {
 namespace {
 
 constexpr size_t kSmallResponse = 256;
+constexpr size_t kApart = 2;  // turns between that something is asked for and that it is there
 constexpr double kRowMemory = 1.0 / 16, kRowOutlier = 8;  // a process that is stopped for a while has not become slow
 
 // What a long answer has so far of its first output goes into its CRC at once: at the commit it would have to come from memory.
@@ -131,12 +133,16 @@ void Shard::Work() {
       row_us_ += (row_us_ > 0 ? (std::min(row_us, kRowOutlier * row_us_) - row_us_) * kRowMemory : row_us);
     }
   } while (finished_.empty() && !engine_.idle() && now < until);
-  // Of many at once, so that not each waits for memory alone.
-  for (core::Turn* turn : finished_) {
-    const Session* session = static_cast<TurnRecord*>(turn)->session;
-    if (session != nullptr && session->stored()) session->slot->PrefetchCommit();
+  // Of many at once each would wait for memory alone: what the next ones need comes in meanwhile, the record first, then the session that it names,
+  // then what that has in the store.
+  const size_t n = finished_.size();
+  const auto session_of = [this, n](size_t i) { return i < n ? static_cast<TurnRecord*>(finished_[i])->session : nullptr; };
+  for (size_t k = 0; k < n + 3 * kApart; ++k) {
+    if (k < n) core::Prefetch(finished_[k], sizeof(TurnRecord));
+    if (const Session* session = session_of(k - kApart)) core::Prefetch(session, sizeof(Session));
+    if (const Session* session = session_of(k - 2 * kApart); session != nullptr && session->stored()) session->slot->PrefetchCommit();
+    if (k >= 3 * kApart) OnFinished(static_cast<TurnRecord*>(finished_[k - 3 * kApart]));
   }
-  for (core::Turn* turn : finished_) OnFinished(static_cast<TurnRecord*>(turn));
 }
 
 void Shard::OnFinished(TurnRecord* record) {

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 #include "core/import/onnx/lowering.h"
+#include "core/model/fold_symmetry.h"
 #include "core/model/fuse_cells.h"
 
 namespace lstm::core {
@@ -236,6 +237,7 @@ absl::StatusOr<Model> ImportOnnx(std::span<const std::byte> bytes, const pb::Man
       DescribeModel(manifest, builder.model());
       LSTM_ASSIGN_OR_RETURN(model, std::move(builder).Build());
       LSTM_ASSIGN_OR_RETURN(model, FuseCells(std::move(model)));
+      FoldSymmetry(model);
     }
   }
   // Where steps alone do not say it all, the sequence does.
