@@ -48,6 +48,7 @@ void Shard::OnStep(Stream* stream, const v1::Step& step) {
   absl::Status valid;
   if (step.reset_before() && step.steps() == 0 && step.inputs().empty()) {
     record->steps = 0;
+    record->input.clear();
   } else if (auto steps = DecodeInputs(session->program(), step.inputs(), step.steps(), record->input); steps.ok()) {
     record->steps = *steps;
   } else {

@@ -27,7 +27,6 @@ void Shard::RecycleRecord(TurnRecordPtr record) {
   budget_->GiveBytes(std::exchange(record->charged_bytes, 0));
   if (spare_records_.size() >= kSpareRecords) return;
   record->session = nullptr;
-  record->input.clear();
   record->answer = {};
   record->answer_memory.clear();
   record->steps = record->batch_rows = 0;

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -49,17 +50,17 @@ absl::Status CheckForm(const StepProgram::Port& port, const v1::Tensor& tensor) 
   }
   const v1::DataType declared = DeclaredType(port);
   const bool ids = declared == v1::INT32, wired = declared == v1::INT16 || declared == v1::UINT8;
-  const std::string name = v1::DataType_Name(declared);
+  const auto name = [declared] { return v1::DataType_Name(declared); };
   if (ids ? tensor.floats_size() > 0 : tensor.ints_size() > 0 && !wired) {
     return absl::InvalidArgumentError(absl::StrCat("tensor '", port.name, "': values in ", ids ? "floats" : "ints",
-                                                   ", expected ", name, ids ? " in ints" : " in floats", " or data"));
+                                                   ", expected ", name(), ids ? " in ints" : " in floats", " or data"));
   }
   // Floats are taken in place of integers that travel for them.
   const bool fits = tensor.type() == v1::DATA_TYPE_UNSPECIFIED || tensor.type() == declared || (ids && tensor.type() == v1::INT64) || (wired && tensor.type() == v1::FLOAT32);
   const bool agrees = tensor.type() == v1::DATA_TYPE_UNSPECIFIED || (tensor.type() == v1::FLOAT32 ? tensor.ints_size() == 0 : tensor.floats_size() == 0);
   if (!fits || !agrees) {
     return absl::InvalidArgumentError(absl::StrCat("tensor '", port.name, "': type ", static_cast<int>(tensor.type()), fits ? " beside other values" : "",
-                                                   ", expected ", name));
+                                                   ", expected ", name()));
   }
   if (!tensor.data().empty()) {
     const size_t width = WidthOf(TypeOf(port, tensor));
@@ -204,7 +205,7 @@ absl::Status CheckNames(const std::vector<StepProgram::Port>& ports, const Tenso
 absl::StatusOr<uint32_t> DecodeInputs(const StepProgram& program, const Tensors& tensors, uint32_t steps,
                                       std::vector<std::byte>& bytes) {
   const auto& ports = program.inputs();
-  bytes.clear();
+  size_t end = 0;  // of what is decoded: all of it is written, so that what a recycled buffer holds need not be cleared
   if (steps > kMaxStepsPerTurn) {
     return absl::InvalidArgumentError(absl::StrCat("steps is ", steps, ", expected at most ", kMaxStepsPerTurn));
   }
@@ -227,10 +228,11 @@ absl::StatusOr<uint32_t> DecodeInputs(const StepProgram& program, const Tensors&
       return absl::InvalidArgumentError(absl::StrCat("tensor '", port.name, "': ", count, " values, expected ", steps,
                                                      " steps of ", per_step));
     }
-    const size_t offset = bytes.size();
-    bytes.resize(offset + steps * port.step_bytes);
+    const size_t offset = std::exchange(end, end + steps * port.step_bytes);
+    if (bytes.size() < end) bytes.resize(end);
     LSTM_RETURN_IF_ERROR(Copy(port, *tensor, bytes.data() + offset));
   }
+  bytes.resize(end);
   return steps;
 }
 

@@ -22,7 +22,7 @@ using Tensors = google::protobuf::RepeatedPtrField<v1::Tensor>;
 inline constexpr uint32_t kMaxStepsPerTurn = 1u << 20;
 
 // The inputs of a turn of T steps: per input of the program, in its order, [T, one step], one after another in `bytes`
-// (cleared first, capacity kept). Returns T. With `steps` 0, T is taken from the tensors.
+// (whatever that held). Returns T. With `steps` 0, T is taken from the tensors.
 //
 // INVALID_ARGUMENT, naming the tensor, what was expected and what came: unknown, missing or repeated names; types, shapes
 // and sizes that disagree with the model; numbers that are not finite; ids out of range. `bytes` then means nothing.

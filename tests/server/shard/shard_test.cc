@@ -220,6 +220,29 @@ TEST_F(ShardTest, ResetAndDiscard) {
   EXPECT_EQ(Take().result().outputs(0).data(), five);
 }
 
+// Its record was another turn's before.
+TEST_F(ShardTest, AResetAloneIsTheSameTurnWheneverItIsSent) {
+  Open(1);
+  Take();
+  Send(Step(1, 1, {5, 6, 7}));
+  Work();
+  Take();
+  v1::Request bare;
+  bare.mutable_step()->set_lane(1);
+  bare.mutable_step()->set_seq(2);
+  bare.mutable_step()->set_ack(1);
+  bare.mutable_step()->set_reset_before(true);
+  Send(bare);
+  EXPECT_EQ(Take().result().seq(), 2u);
+  Send(Step(1, 3, {9, 10}, 1));
+  Work();
+  Take();
+  Send(bare);
+  const v1::Response again = Take();
+  EXPECT_TRUE(again.result().replayed()) << again.ShortDebugString();
+  EXPECT_EQ(again.result().seq(), 2u);
+}
+
 TEST_F(ShardTest, LanesAndSessions) {
   Send(Step(3, 1, {5}));
   EXPECT_EQ(Take().reject().reason(), v1::NO_SESSION);

@@ -43,6 +43,9 @@ TEST_F(TensorCodecTest, TakesFloatsAndBytesAlikeAndCountsTheSteps) {
   Add("x").set_data(values, sizeof(values));
   EXPECT_EQ(*DecodeInputs(*program_, tensors_, 2, bytes_), 2u);
   EXPECT_EQ(as_floats, bytes_);
+  tensors_[0].set_data(values + 3, 12);
+  EXPECT_EQ(*DecodeInputs(*program_, tensors_, 1, bytes_), 1u);
+  EXPECT_EQ(bytes_, std::vector<std::byte>(as_floats.begin() + 12, as_floats.end())) << "what the buffer held before is gone";
 }
 
 TEST_F(TensorCodecTest, RefusalsNameTheTensorTheExpectedAndTheReceived) {
