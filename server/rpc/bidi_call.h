@@ -195,8 +195,9 @@ class BidiCall : public LoopCall {
       heard_ = true;
       share_ -= std::min<size_t>(share_, 1);  // for the message itself
       TakeIncoming();
-      // Messages that wait are taken now: with one a round, a client of many small ones would wait for a batch with each.
-      if (share_ > 0) MaybeRead();
+      // Messages that wait are taken now: with one a round, a client of many small ones would wait for a batch with each. But asking for the next one
+      // sends the client room for it, which wakes it: where nothing else goes on, the answer goes first.
+      if (share_ > 0 && !loop_->calm()) MaybeRead();
     } else {
       half_closed_ = true;
     }

@@ -120,7 +120,7 @@ bool ShardLoop::TakeEvents(bool wait) {
   uint64_t looks = wait ? 0 : std::min<uint64_t>({(MonotonicMicros() - looked_us_) / kUsALook, kMostLooks, calls_.size()});
   void* tag = nullptr;
   bool ok = false;
-  size_t events = 0;
+  events_ = 0;
   if (wait) idle_.store(true, std::memory_order_relaxed);
   auto status = queue_->AsyncNext(&tag, &ok, until);
   if (wait) idle_.store(false, std::memory_order_relaxed);
@@ -130,12 +130,12 @@ bool ShardLoop::TakeEvents(bool wait) {
     } else {
       static_cast<Tag*>(tag)->Done(ok);
       // A look for more costs a system call: a lone stream in ping-pong is spared it.
-      if (++events == 1 && calls_.size() <= 1 && last_events_ <= 1) break;
-      if (events == kEventsPerRound) break;
+      if (++events_ == 1 && calls_.size() <= 1 && last_events_ <= 1) break;
+      if (events_ == kEventsPerRound) break;
     }
     status = queue_->AsyncNext(&tag, &ok, gpr_time_0(GPR_CLOCK_MONOTONIC));
   }
-  last_events_ = events;
+  last_events_ = events_;
   looked_us_ = MonotonicMicros();
   return status != grpc::CompletionQueue::SHUTDOWN;
 }

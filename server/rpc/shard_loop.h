@@ -96,6 +96,8 @@ class ShardLoop {
   void CallBegan() { ++live_calls_; }
   void CallEnded() { --live_calls_; }
   uint64_t now_us() const;
+  // The event that is handled is the only one of this round so far, and the last round had no more: nobody waits for anything else.
+  bool calm() const { return events_ == 0 && last_events_ <= 1; }
   void MarkDirty(LoopCall* call) { dirty_.push_back(call); }
   // A call has more to do than is fair in one round.
   void Again(LoopCall* call) { again_.push_back(call); }
@@ -135,7 +137,7 @@ class ShardLoop {
   std::vector<LoopCall*> dirty_;  // have responses to send, or may read or end
   std::vector<LoopCall*> again_;  // have more to do in the next round
   uint64_t next_check_us_ = 0;
-  size_t last_events_ = 0;
+  size_t events_ = 0, last_events_ = 0;  // of gRPC, in this round and in the one before
   std::atomic<bool> idle_{false};
   uint64_t looked_us_ = 0;  // when events were taken last
   bool ending_ = false;

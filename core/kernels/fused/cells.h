@@ -167,7 +167,9 @@ struct DenseStep {
 
 template <class V, Form kForm, class Step>
 void RunForm(const Step& step, size_t panels) {
-  if (Streams<V, Step, kForm>::Takes(step.product)) return Streams<V, Step, kForm>(step, panels).Run();
+  if constexpr (V::kStreamRows > 0) {
+    if (Streams<V, Step, kForm>::Takes(step.product)) return Streams<V, Step, kForm>(step, panels).Run();
+  }
   Panels<V, Step, kForm>(step, panels).Run();
 }
 
