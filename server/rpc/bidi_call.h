@@ -24,7 +24,7 @@ namespace lstm::server {
 //
 //  1. The call is armed; when a stream comes, it sends its initial metadata and reads. Where the server drains, or does not know its
 //     client, it is refused.
-//  2. A message goes to Take, in parts where it is long, one a round; the next is read, in the same round where little was taken in it, unless what
+//  2. A message goes to Take, in parts where it is long, one a round; the next is read, in the same round where little was taken in it and more goes on, unless what
 //     was received and not computed, and what was computed and not taken by gRPC, exceeds the budget.
 //  3. After each round of the loop, Flush sends what the round answered; one write is in flight at a time, and what comes
 //     meanwhile goes with the next.

@@ -15,7 +15,7 @@ namespace {
 constexpr size_t kFewestRows = 16;
 constexpr uint64_t kLeastCost = 8'000'000;   // multiply-adds, some 100 us of one core
 constexpr uint64_t kMostCost = 160'000'000;  // some 2 ms
-constexpr uint32_t kAlone = 256;             // batches that are not divided once that was no help
+constexpr uint32_t kAlone = 256;             // after one that was no help, this batch is the first that is divided again
 
 // 1: the batch is not divided.
 size_t PartsOf(const core::StepProgram& program, size_t rows) {
