@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "core/base/prefetch.h"
 #include "server/log/log.h"
 #include "server/shard/predict.h"
 #include "server/shard/reject.h"
@@ -85,21 +84,9 @@ void Shard::OnMessage(Stream* stream, const v1::StreamRequest& message) {
   for (const v1::Request& request : message.requests()) OnRequest(stream, request);
 }
 
-// Sessions lie wherever there was room, and most were not touched for a step's time: those of the next two requests come in while this one is seen to.
-void Shard::FetchAhead(const Stream& stream, const v1::StreamRequest& message, int at) {
-  const auto session_of = [&](int i) -> const Session* {
-    if (i >= message.requests_size() || !message.requests(i).has_step()) return nullptr;
-    const auto lane = stream.lanes_.find(message.requests(i).step().lane());
-    return lane != stream.lanes_.end() ? lane->second.session : nullptr;
-  };
-  if (const Session* second = session_of(at + 2)) core::Prefetch(second, sizeof(*second));
-  if (const Session* next = session_of(at + 1); next != nullptr && !next->records.empty()) core::Prefetch(next->records[0].get(), sizeof(TurnRecord));
-}
-
 int Shard::OnPart(Stream* stream, const v1::StreamRequest& message, int next, size_t* share) {
   for (; next < message.requests_size() && *share > 0; ++next) {
     const uint64_t refusals = refusals_;
-    FetchAhead(*stream, message, next);
     OnRequest(stream, message.requests(next));
     *share -= std::min(*share, 1 + (message.requests(next).ByteSizeLong() >> 10) + (refusals_ != refusals ? kRefusalShare : 0));
   }

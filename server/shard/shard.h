@@ -172,7 +172,6 @@ class Shard : private core::BatchRunner {
 
  private:
   // shard.cc: streams and lanes
-  static void FetchAhead(const Stream& stream, const v1::StreamRequest& message, int at);
   void OnRequest(Stream* stream, const v1::Request& request);
   void OnRequests(Stream* stream, const std::vector<v1::Request>& requests);
   std::vector<v1::Request> TakeWaiting(Stream* stream, Stream::Lane& lane);  // off the lane, and counted no more
