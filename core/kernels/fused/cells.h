@@ -36,6 +36,7 @@ template <class V>
 struct LstmStep {
   using Reg = typename V::Reg;
   using A = Activations<V>;
+  static constexpr bool kAlone = false;
   static constexpr int kSums = 4;
   using X = Lanes<0, 1, 2, 3>;
   using H = X;
@@ -72,6 +73,7 @@ template <class V>
 struct GruAfterStep {
   using Reg = typename V::Reg;
   using A = Activations<V>;
+  static constexpr bool kAlone = false;
   static constexpr int kSums = 4;
   using X = Lanes<0, 1, 2>;
   using H = Lanes<0, 1, 3>;
@@ -93,6 +95,7 @@ template <class V>
 struct GruBeforeStep {
   using Reg = typename V::Reg;
   using A = Activations<V>;
+  static constexpr bool kAlone = false;
   static constexpr int kSums = 3;
   using X = Lanes<0, 1, 2>;
   using H = Lanes<0, 1>;
@@ -123,6 +126,7 @@ struct LanesOf<V, 4> { using Type = Lanes<0, 1, 2, 3>; };
 template <class V, int kVectors>
 struct GruBlendStep {
   using Reg = typename V::Reg;
+  static constexpr bool kAlone = kVectors < 4;
   static constexpr int kSums = kVectors;
   using X = typename LanesOf<V, kVectors>::Type;
   using H = X;
@@ -146,6 +150,7 @@ struct GruBlendStep {
 template <class V, int kVectors>
 struct DenseStep {
   using Reg = typename V::Reg;
+  static constexpr bool kAlone = kVectors < 4;
   static constexpr int kSums = kVectors;
   using X = typename LanesOf<V, kVectors>::Type;
   using H = X;
@@ -167,7 +172,7 @@ struct DenseStep {
 
 template <class V, Form kForm, class Step>
 void RunForm(const Step& step, size_t panels) {
-  if constexpr (V::kStreamRows > 0) {
+  if constexpr (V::kStreamRows > 0 && !Step::kAlone) {
     if (Streams<V, Step, kForm>::Takes(step.product)) return Streams<V, Step, kForm>(step, panels).Run();
   }
   Panels<V, Step, kForm>(step, panels).Run();

@@ -12,6 +12,7 @@ namespace {
 
 // Where things lie. An Op has
 //   kSums                 sums of a panel (vectors)
+//   kAlone                there is one panel, what a wide layer has left: a few rows and vectors, not worth code of their own
 //   X, H                  Lanes of the first and the second segment
 //   product               what jobs.h says; weights and bias begin with the first of these panels
 //   Init(panel, row, Reg*), Finish(panel, row, Reg*), and perhaps FinishLate(panel, row, const Reg*), which runs when all
@@ -80,11 +81,15 @@ class Panels : Layout<V, Op, kForm> {
   // One tile takes all rows: every weight is read once. Two panels at once where registers allow, since one has too few
   // sums to keep the multipliers busy, and two streams hide memory better than one.
   void Few() const {
-    switch (p_.rows) {
-      case 1: Pairs<1>(); break;
-      case 2: V::kTileRows > 3 ? Pairs<2>() : Singles(); break;
-      case 3: V::kTileRows > 3 ? Pairs<3>() : Singles(); break;
-      default: Singles();
+    if constexpr (Op::kAlone) {
+      Singles();
+    } else {
+      switch (p_.rows) {
+        case 1: Pairs<1>(); break;
+        case 2: V::kTileRows > 3 ? Pairs<2>() : Singles(); break;
+        case 3: V::kTileRows > 3 ? Pairs<3>() : Singles(); break;
+        default: Singles();
+      }
     }
   }
   template <int kRows>
@@ -115,7 +120,7 @@ class Panels : Layout<V, Op, kForm> {
           const size_t n = height + (t < taller ? 1 : 0);
           [[maybe_unused]] const size_t passes = kHalves && n > static_cast<size_t>(V::kTileRows) ? 2 : 1;
           [[maybe_unused]] const float* const from = next + ahead * FloatsOf(end - begin, V::kWidth, kForm);
-          if constexpr (!V::kPrefetches) {
+          if constexpr (!V::kPrefetches || Op::kAlone) {
             AnyTile<0>(n, panel, row, begin, end, nullptr);
           } else if (ahead >= kSums) {
             AnyTile<0>(n, panel, row, begin, end, nullptr);

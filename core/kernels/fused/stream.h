@@ -23,14 +23,9 @@ class Streams : Layout<V, Op, kForm> {
     switch ((p_.rows + 3) / 4) {
       case 2: return All<8>();
       case 3: return All<12>();
-      default:
-        if constexpr (V::kStreamRows > 12) {
-          switch ((p_.rows + 3) / 4) {
-            case 4: return All<16>();
-            case 5: return All<20>();
-            default: return All<24>();
-          }
-        }
+      case 4: return All<16>();
+      case 5: return All<20>();
+      default: return All<24>();
     }
   }
 

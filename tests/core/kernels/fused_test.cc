@@ -26,7 +26,7 @@ std::string NameOf(Set set) { return set == Set::kAvx512 ? "AVX512" : set == Set
 class FusedTest : public ::testing::TestWithParam<std::tuple<std::string, Set>> {
  protected:
   void SetUp() override {
-    if (!FusedOp::Supported(set())) GTEST_SKIP() << "this machine has no " << NameOf(set());
+    if (!FusedOp::Supported(set())) GTEST_SKIP() << "no " << NameOf(set()) << " on this machine or in this build";
   }
   static const std::string& kind() { return std::get<0>(GetParam()); }
   static Set set() { return std::get<1>(GetParam()); }
