@@ -135,7 +135,7 @@ double StepUs(const Models& models, const std::string& model) {
 }  // namespace
 
 std::vector<Row> LoneMessage(const WireOptions& o) {
-  const size_t messages = o.quick ? 20 : 300;
+  const size_t messages = o.quick ? 10 : 300;
   Models models;
   models.PutFree("free", kFloats);
   std::vector<Served> servers;

@@ -92,6 +92,34 @@ LSTM_UNROLL(8)
   }
 }
 
+// One step of k with weights that are widened first, `widen(panel, lane)` one vector of them. With 16 registers, two sums of six rows leave
+// four: two weights and a factor, where six factors would push sums out to memory.
+template <class V, class L, int kRows, int kPanels, int kSums, class Widen>
+LSTM_INLINE void WidenedStep(Widen widen, const float* const (&a)[kRows], size_t k, typename V::Reg (&acc)[kRows][kPanels * kSums]) {
+  if constexpr (V::kTileRows == 3 && L::kCount < kRows && kPanels == 1) {
+    typename V::Reg weight[L::kCount];
+LSTM_UNROLL(4)
+    for (int l = 0; l < L::kCount; ++l) weight[l] = widen(0, l);
+LSTM_UNROLL(8)
+    for (int m = 0; m < kRows; ++m) {
+      const typename V::Reg factor = V::Set(a[m][k]);
+LSTM_UNROLL(4)
+      for (int l = 0; l < L::kCount; ++l) acc[m][L::kAt[l]] = V::Fma(factor, weight[l], acc[m][L::kAt[l]]);
+    }
+  } else {
+LSTM_UNROLL(2)
+    for (int p = 0; p < kPanels; ++p) {
+LSTM_UNROLL(4)
+      for (int l = 0; l < L::kCount; ++l) {
+        const typename V::Reg weight = widen(p, l);
+        const int sum = p * kSums + L::kAt[l];
+LSTM_UNROLL(8)
+        for (int m = 0; m < kRows; ++m) acc[m][sum] = V::Fma(V::Set(a[m][k]), weight, acc[m][sum]);
+      }
+    }
+  }
+}
+
 // The same over pairs of steps. One step of a pair after the other, so that only half of the widened weights wait in registers.
 template <class V, class L, int kRows, int kPanels, int kSums, int kAhead>
 LSTM_INLINE void AccumulatePairs(const float* w, size_t stride, [[maybe_unused]] bool far, const float* const* rows, size_t begin, size_t steps,
@@ -101,16 +129,10 @@ LSTM_UNROLL(8)
   for (int m = 0; m < kRows; ++m) a[m] = rows[m] + begin;
   w += L::kFirst * V::kWidth;
   const auto step = [&](auto widen, size_t k) __attribute__((always_inline)) {
-LSTM_UNROLL(2)
-    for (int p = 0; p < kPanels; ++p) {
-LSTM_UNROLL(4)
-      for (int l = 0; l < L::kCount; ++l) {
-        const typename V::Reg weight = widen(w + static_cast<size_t>(p) * stride + static_cast<size_t>(l) * V::kWidth);
-        const int sum = p * kSums + L::kAt[l];
-LSTM_UNROLL(8)
-        for (int m = 0; m < kRows; ++m) acc[m][sum] = V::Fma(V::Set(a[m][k]), weight, acc[m][sum]);
-      }
-    }
+    const auto one = [&](int p, int l) __attribute__((always_inline)) {
+      return widen(w + static_cast<size_t>(p) * stride + static_cast<size_t>(l) * V::kWidth);
+    };
+    WidenedStep<V, L, kRows, kPanels, kSums>(one, a, k, acc);
   };
   const auto even = [](const float* pairs) __attribute__((always_inline)) { return V::Even(pairs); };
   const auto odd = [](const float* pairs) __attribute__((always_inline)) { return V::Odd(pairs); };
@@ -144,16 +166,10 @@ LSTM_UNROLL(2)
     } else if (far) {
       FetchBehind<V, kPanels, false>(w, stride, 1);
     }
-LSTM_UNROLL(2)
-    for (int p = 0; p < kPanels; ++p) {
-LSTM_UNROLL(4)
-      for (int l = 0; l < L::kCount; ++l) {
-        const typename V::Reg weight = V::Bytes(w + static_cast<size_t>(p) * stride + static_cast<size_t>(l) * kUnit);
-        const int sum = p * kSums + L::kAt[l];
-LSTM_UNROLL(8)
-        for (int m = 0; m < kRows; ++m) acc[m][sum] = V::Fma(V::Set(a[m][k]), weight, acc[m][sum]);
-      }
-    }
+    const auto one = [&](int p, int l) __attribute__((always_inline)) {
+      return V::Bytes(w + static_cast<size_t>(p) * stride + static_cast<size_t>(l) * kUnit);
+    };
+    WidenedStep<V, L, kRows, kPanels, kSums>(one, a, k, acc);
   }
 }
 
