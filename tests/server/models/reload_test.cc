@@ -339,11 +339,11 @@ TEST_F(ReloadTest, ManyReloadsUnderLoad) {
   Look();
   const std::string bits[2] = {*Predict(kBoth), odd};
   if (setting != nullptr) FillWithTheGone(server_->addresses()[0]);
-  server::ModelThread thread(keeper_.get(), 0.02);
-  thread.Start([this](const server::ServedModelPtr& model) { server_->Forget(model); });
   // Odd versions answer as the first, even ones as the second; no two have the same bytes.
   int version = 2;
   const auto under_load = [&](int last) {
+    server::ModelThread thread(keeper_.get(), 0.02);
+    thread.Start([this](const server::ServedModelPtr& model) { server_->Forget(model); });
     std::vector<std::unique_ptr<Busy>> crowd;
     for (unsigned seed = 0; seed < 4; ++seed) crowd.push_back(std::make_unique<Busy>(*client_, bits, seed));
     while (version < last && Busy::failed == 0) {
@@ -353,23 +353,22 @@ TEST_F(ReloadTest, ManyReloadsUnderLoad) {
       files_.Remove("m", version - 1);
     }
     crowd.clear();
-    while (client_->GetModel("m")->pinned_size() > 0) std::this_thread::yield();
+    thread.Stop();
+    CollectAll();  // none of the old versions is being freed yet: that is 1.5 % of the memory
     return BytesInUse();
   };
-  // What buffers grow to depends on how the threads fall together: any round may see more than all before it, once. A leak is
-  // what every round adds.
+  // What the buffers grow to depends on how the threads fall together, and the first rounds do not always see the most:
+  // a leak is what the later rounds all have above all the earlier ones.
   constexpr int kRounds = 5;
   std::vector<size_t> in_use;
   for (int round = 1; round <= kRounds; ++round) in_use.push_back(under_load(2 + reloads * round / kRounds));
-  thread.Stop();
   EXPECT_EQ(Busy::failed, 0u);
   std::cout << reloads << " reloads, " << Busy::sessions << " sessions, " << Busy::steps << " steps; bytes in use after each fifth of them:";
   for (const size_t bytes : in_use) std::cout << ' ' << bytes;
   std::cout << '\n';
   if (setting != nullptr) {
-    std::vector<double> added;
-    for (size_t i = 1; i < in_use.size(); ++i) added.push_back(static_cast<double>(in_use[i]) - static_cast<double>(in_use[i - 1]));
-    EXPECT_LT(*std::min_element(added.begin(), added.end()) / (reloads / kRounds), 256) << "bytes a reload";
+    const size_t before = *std::max_element(in_use.begin(), in_use.begin() + 3), after = *std::min_element(in_use.begin() + 3, in_use.end());
+    EXPECT_LT(after, before + before / 100);
   }
 }
 
