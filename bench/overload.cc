@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <fstream>
@@ -20,6 +21,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_join.h"
 #include "bench/measure.h"
 #include "bench/swarm.h"
 #include "tests/chaos/process.h"
@@ -30,6 +32,7 @@ namespace {
 constexpr double kTimes = 10, kHogTimes = 1000;
 constexpr double kGoodputBar = 0.9, kLatencyBar = 3, kRefusalBarMs = 5, kMemoryBar = 1.02, kHogBar = 1.5;
 constexpr uint32_t kNormal = 99;  // sessions beside the hog
+constexpr int kHogRounds = 5;
 constexpr double kUnloaded = 0.05, kNormalLoad = 0.1;  // of capacity
 
 struct Options {
@@ -38,6 +41,11 @@ struct Options {
   double seconds = 60;
   bool quick = false;
 };
+
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
 
 // The server's shard pins itself to the first core; what loads it is kept off that one.
 void LeaveFirst(const cpu_set_t& allowed) {
@@ -126,11 +134,16 @@ class Busy {
   Clock::time_point at_ = Clock::now();
 };
 
-// The most that is answered at any rate that is offered.
-double Peak(Swarm& swarm, double about, double seconds) {
-  double peak = 0;
-  for (const double times : {0.7, 0.85, 1.0, 1.2, 1.5, 2.0}) peak = std::max(peak, swarm.Run(times * about, seconds).rate());
-  return peak;
+// The rate at which most is answered.
+double BestRate(Swarm& swarm, double about, double seconds) {
+  double best = 0, most = 0;
+  for (const double times : {0.7, 0.85, 1.0, 1.2, 1.5, 2.0}) {
+    const double answered = swarm.Run(times * about, seconds).rate();
+    if (answered <= most) continue;
+    most = answered;
+    best = times * about;
+  }
+  return best;
 }
 
 void Overload(const Options& o, const cpu_set_t& allowed, double& max_wait_ms) {
@@ -148,8 +161,9 @@ void Overload(const Options& o, const cpu_set_t& allowed, double& max_wait_ms) {
   max_wait_ms = std::ceil(1.5 * alone_ms);
   const ServerProcess server(allowed, max_wait_ms);
   Swarm swarm(server.Connect(), server.Model(o.model), swarm_options);
-  const double peak = Peak(swarm, about, part);
-  swarm.Run(kTimes * peak, part);  // until the memory is what it needs
+  // Before the overload and behind it, for longer than the look for the rate: the best of so many short looks is the machine's best moment.
+  const double best = BestRate(swarm, about, part), before_it = swarm.Run(best, 5 * part).rate();
+  swarm.Run(kTimes * before_it, part);  // until the memory is what it needs
   std::vector<double> resident;
   std::promise<void> over;
   Busy busy;
@@ -157,17 +171,18 @@ void Overload(const Options& o, const cpu_set_t& allowed, double& max_wait_ms) {
     do resident.push_back(server.ResidentMb());
     while (end.wait_for(std::chrono::milliseconds(250)) == std::future_status::timeout);
   });
-  const Swarm::Figures loaded = swarm.Run(kTimes * peak, seconds);
+  const Swarm::Figures loaded = swarm.Run(kTimes * before_it, seconds);
   const std::string generator = busy.Look();
   over.set_value();
   watch.join();
+  const double behind_it = swarm.Run(best, 5 * part).rate(), peak = (before_it + behind_it) / 2;
 
   const size_t half = resident.size() / 2;
   const double before = *std::max_element(resident.begin(), resident.begin() + static_cast<std::ptrdiff_t>(std::max<size_t>(half, 1)));
   const double grown = *std::max_element(resident.begin() + static_cast<std::ptrdiff_t>(half), resident.end()) / before;
   const double goodput = loaded.rate() / peak, latency = loaded.answers.At(0.99) / alone_ms, refusal = loaded.refusals.At(0.99);
   const double reached = static_cast<double>(loaded.due - loaded.unsent) / seconds / peak;
-  Row("capacity: the most that is answered, turns/s", Text("%.0f", peak), "");
+  Row("capacity: the most that is answered, turns/s, before and behind", Text("%.0f and %.0f", before_it, behind_it), "");
   Row("the same with the largest batches and no limit to waiting", Text("%.0f", about), "");
   Row("offered, of capacity", Text("%.1f times", reached), "10 times");
   Row("answered, of capacity", Text("%.1f %%", 100 * goodput), "90 %");
@@ -184,17 +199,17 @@ void Overload(const Options& o, const cpu_set_t& allowed, double& max_wait_ms) {
 }
 
 void HogBesideOthers(const Options& o, const cpu_set_t& allowed, double max_wait_ms) {
-  const double seconds = o.quick ? 3 : o.seconds / 4;
+  const double seconds = o.quick ? 1 : o.seconds / 10;
   const ServerProcess server(allowed, max_wait_ms);
   const v1::ModelInfo model = server.Model(o.model);
   Swarm swarm(server.Connect(), model, {.model = o.model, .sessions = kNormal, .steps = 1});
   const double capacity = swarm.Run(0, o.quick ? 1 : 3).rate(), rate = kNormalLoad * capacity;
-  std::vector<double> without, with;
+  std::vector<double> without, with, moves;
   Sample inside[2];
   Busy busy;
   std::string generator;
   double times = 0, share = 0;
-  for (int round = 0; round < 2; ++round) {  // turn about: both meet the same moods of the machine
+  for (int round = 0; round < kHogRounds; ++round) {  // turn about: both meet the same moods of the machine
     const Swarm::Figures quiet = swarm.Run(rate, seconds);
     without.push_back(quiet.answers.At(0.99));
     inside[0].Add(quiet.inside);
@@ -204,13 +219,14 @@ void HogBesideOthers(const Options& o, const cpu_set_t& allowed, double max_wait
     const Swarm::Figures beside = swarm.Run(rate, seconds);
     generator = busy.Look();
     with.push_back(beside.answers.At(0.99));
+    moves.push_back(with.back() / without.back());
     inside[1].Add(beside.inside);
     times = static_cast<double>(hog.sent()) / seconds / (rate / kNormal);
     share = static_cast<double>(hog.answered()) / static_cast<double>(hog.answered() + beside.answered);
   }
-  const double moved = (with[0] + with[1]) / (without[0] + without[1]);
+  const double moved = Median(moves);
   Row("a session that sends a thousand times as much as each of 99 others", Text("%.0f times were sent, %.0f %% of all answers are its own", times, 100 * share), "1,000 times");
-  Row("p99 of the others", Text("%.2f ms; without it %.2f", (with[0] + with[1]) / 2, (without[0] + without[1]) / 2), "1.5 times");
+  Row("p99 of the others", Text("%.2f ms; without it %.2f; times, a round each: %s", Median(with), Median(without), absl::StrJoin(moves, " ", [](std::string* out, double m) { out->append(Text("%.2f", m)); }).c_str()), "1.5 times");
   Row("of it in the shard", Text("%.2f ms; without it %.2f", inside[1].At(0.99), inside[0].At(0.99)), "");
   Row("CPU of what loads the server", generator, "");
   Judge("hog_times", times, 0.9 * kHogTimes, times >= 0.9 * kHogTimes);
