@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -38,16 +39,17 @@ struct Turn {
 class BatchRunner {
  public:
   virtual ~BatchRunner() = default;
-  // As StepProgram::Run.
-  virtual absl::Status Run(const StepProgram& program, std::span<const StepRow> rows, StepProgram::Scratch& scratch) = 0;
+  // As StepProgram::Run. Nothing: the engine's thread computes it.
+  virtual std::optional<absl::Status> Run(const StepProgram& program, std::span<const StepRow> rows, StepProgram::Scratch& scratch) = 0;
 };
 
 class Lane;
 
 // Forms batches from the turns of many sessions, cell by cell: every call of RunBatch takes one step of up to max_batch turns of
 // one program, or, where few turns have many steps left, one piece of a block of their steps (StepProgram::Block). Turns join and
-// leave between any two steps; a block is between others' steps what one row would be. Programs take turns, oldest first, so that a
-// busy one holds up the others by one batch or piece at most. Confined to one thread; no threads, clock or locks inside.
+// leave between any two steps; a block is between others' steps what one row would be. A long step is computed in pieces too
+// (StepProgram::Continue). Programs take turns, oldest first, so that a busy one holds up the others by one short batch or piece at most.
+// Confined to one thread; no threads, clock or locks inside.
 class BatchEngine {
  public:
   explicit BatchEngine(BatchRunner* runner = nullptr);  // null: this thread
@@ -59,11 +61,11 @@ class BatchEngine {
   // Gives a turn up that has not come back among the finished: nothing of it is touched any more.
   void Remove(Turn* turn);
 
-  // Runs one batch or piece, if there is a turn, and gives the steps that it finished: none where a block goes on. Turns that
+  // Runs one batch or piece, if there is a turn, and gives the steps that it finished: none where a block or a step goes on. Turns that
   // ended with it, well or badly, are appended to `finished`, each once.
   size_t RunBatch(std::vector<Turn*>& finished);
 
-  // The program's scratch memory. REQUIRES: RunBatch is not under way.
+  // Scratch memory in which nothing of the program is under way. REQUIRES: RunBatch is not under way.
   StepProgram::Scratch& ScratchOf(const StepProgram* program);
   // Takes it back. REQUIRES: none of its turns is inside.
   void Forget(const StepProgram* program);

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <optional>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "core/base/prefetch.h"
@@ -47,6 +49,12 @@ void Lane::Reserve(Rows& rows, size_t n) const {
   rows.outputs.resize(n * program_->outputs().size());
 }
 
+StepProgram::Scratch& Lane::scratch() {
+  if (stepping_ == 0) return *scratch_;
+  if (spare_ == nullptr) spare_ = program_->MakeScratch();
+  return *spare_;
+}
+
 bool Lane::Remove(Turn* turn) {
   // Nothing of a block counts before all of it is done: the others begin theirs again.
   if (std::erase(block_turns_, turn) > 0) {
@@ -54,7 +62,11 @@ bool Lane::Remove(Turn* turn) {
     block_turns_.clear();
     return true;
   }
-  return std::erase(turns_, turn) > 0;
+  const auto at = std::find(turns_.begin(), turns_.end(), turn);
+  if (at == turns_.end()) return false;
+  if (at - turns_.begin() < static_cast<std::ptrdiff_t>(stepping_)) stepping_ = 0;  // the others begin their step again
+  turns_.erase(at);
+  return true;
 }
 
 void Lane::AddRow(Rows& to, const Turn& turn, uint32_t step, const float* state_in, float* state_out) const {
@@ -105,6 +117,7 @@ size_t Lane::StepsAtOnce(size_t together) const {
 }
 
 size_t Lane::Run(std::vector<Turn*>& finished, std::span<Turn* const>& running) {
+  if (stepping_ > 0) return ContinueSteps(finished, running);
   if (!block_turns_.empty() && (turns_.empty() || !others_first_)) {
     others_first_ = true;
     return RunPiece(finished, running);
@@ -112,23 +125,39 @@ size_t Lane::Run(std::vector<Turn*>& finished, std::span<Turn* const>& running) 
   others_first_ = false;
   const size_t n = Together();
   const size_t steps = StepsAtOnce(n);
-  if (steps == 1) return RunSteps(n, finished, running);
+  if (steps == 1) return BeginSteps(n, finished, running);
   BeginBlock(n, steps);
   others_first_ = true;
   return RunPiece(finished, running);
 }
 
-size_t Lane::RunSteps(size_t n, std::vector<Turn*>& finished, std::span<Turn* const>& running) {
+size_t Lane::BeginSteps(size_t n, std::vector<Turn*>& finished, std::span<Turn* const>& running) {
   batch_.rows.clear();
   for (size_t r = 0; r < n; ++r) {
     if (r + 2 < n) Prefetch(turns_[r + 2], sizeof(Turn));
     const Turn& turn = *turns_[r];
     AddRow(batch_, turn, turn.done, turn.new_state != nullptr ? turn.new_state : turn.state, turn.scratch[turn.done % 2]);
   }
-  running = {turns_.data(), n};
-  const absl::Status run = runner_ != nullptr ? runner_->Run(*program_, batch_.rows, *scratch_) : program_->Run(batch_.rows, *scratch_);
-  running = {};
+  if (runner_ != nullptr) {
+    running = {turns_.data(), n};
+    const std::optional<absl::Status> run = runner_->Run(*program_, batch_.rows, *scratch_);
+    running = {};
+    if (run) return FinishSteps(*run, n, finished);
+  }
+  program_->Begin(batch_.rows, *scratch_);
+  stepping_ = n;
+  return ContinueSteps(finished, running);
+}
 
+size_t Lane::ContinueSteps(std::vector<Turn*>& finished, std::span<Turn* const>& running) {
+  running = {turns_.data(), stepping_};
+  const absl::StatusOr<bool> all = program_->Continue(*scratch_);
+  running = {};
+  if (all.ok() && !*all) return 0;
+  return FinishSteps(all.status(), std::exchange(stepping_, 0), finished);
+}
+
+size_t Lane::FinishSteps(const absl::Status& run, size_t n, std::vector<Turn*>& finished) {
   // Turns that go on keep their order behind those that did not fit, so that none waits for ever.
   size_t going_on = 0;
   for (size_t r = 0; r < n; ++r) {

@@ -12,14 +12,15 @@
 // Private to core/engine.
 namespace lstm::core {
 
-// The turns and the scratch of one program. Its turns run one step at a time, as many as fit together; few turns that have many
-// steps left run those in a block, piece by piece, and between two pieces the steps of others. Confined to one thread.
+// The turns and the scratch of one program. Its turns run one step at a time, as many as fit together, a long one in pieces; few turns
+// that have many steps left run those in a block, piece by piece, and between two pieces the steps of others. Confined to one thread.
 class Lane {
  public:
   Lane(const StepProgram* program, BatchRunner* runner);
 
   const StepProgram* program() const { return program_; }
-  StepProgram::Scratch& scratch() { return *scratch_; }
+  // In which no batch is half done.
+  StepProgram::Scratch& scratch();
   bool idle() const { return turns_.empty() && block_turns_.empty(); }
 
   void Add(Turn* turn) { turns_.push_back(turn); }
@@ -42,15 +43,18 @@ class Lane {
 
   size_t Together() const;                    // turns that the next batch or block takes
   size_t StepsAtOnce(size_t together) const;  // that they take in a block; 1: none
-  size_t RunSteps(size_t n, std::vector<Turn*>& finished, std::span<Turn* const>& running);
+  size_t BeginSteps(size_t n, std::vector<Turn*>& finished, std::span<Turn* const>& running);
+  size_t ContinueSteps(std::vector<Turn*>& finished, std::span<Turn* const>& running);
+  size_t FinishSteps(const absl::Status& run, size_t n, std::vector<Turn*>& finished);
   void BeginBlock(size_t n, size_t steps);
   size_t RunPiece(std::vector<Turn*>& finished, std::span<Turn* const>& running);
 
   const StepProgram* program_;
   BatchRunner* runner_;  // null: this thread
   std::vector<Turn*> turns_;  // in order of arrival
-  std::unique_ptr<StepProgram::Scratch> scratch_;
+  std::unique_ptr<StepProgram::Scratch> scratch_, spare_;  // the second one for others, where they come while a batch is half done
   Rows batch_;
+  size_t stepping_ = 0;  // the first of turns_ whose step is half done
 
   std::unique_ptr<StepProgram::Block> block_;  // null where the program has none
   std::vector<Turn*> block_turns_;

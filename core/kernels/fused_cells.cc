@@ -35,6 +35,12 @@ class FusedCellKernel : public Kernel {
   }
 
   bool AnyRows() const override { return true; }
+  bool InParts() const override { return true; }
+  absl::Status RunPart(size_t part, size_t parts, int rows, const float* const* state_in, float* const* state_out, KernelScratch& scratch_base) const override {
+    auto& s = static_cast<Scratch&>(scratch_base);
+    op_->RunPart(part, parts, static_cast<size_t>(rows), RowsFrom(0, rows, state_in, state_out, s), *s.op);
+    return absl::OkStatus();
+  }
   ManySteps many_steps() const override { return ManySteps::kInputFirst; }
   void RunInput(int rows, KernelScratch& scratch_base) const override {
     auto& s = static_cast<Scratch&>(scratch_base);

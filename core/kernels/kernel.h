@@ -43,6 +43,11 @@ class Kernel {
   // row 0 on; a kernel reads and writes its own tensors alone. INTERNAL when the library fails.
   virtual absl::Status Run(int first, int rows, const float* const* state_in, float* const* state_out, KernelScratch& scratch) const = 0;
   virtual bool AnyRows() const { return false; }
+  // A Run of rows from 0 on in `parts` pieces, each of them once and in order. Not InParts: the first is all of it.
+  virtual bool InParts() const { return false; }
+  virtual absl::Status RunPart(size_t part, size_t /*parts*/, int rows, const float* const* state_in, float* const* state_out, KernelScratch& scratch) const {
+    return part == 0 ? Run(0, rows, state_in, state_out, scratch) : absl::OkStatus();
+  }
 
   // Many steps of the same rows, rows lying step after step: the state_in of a row is the state_out of the same row a step
   // before. kNo: they cannot be computed in one go. kRun: Run over all rows does it. kInputFirst: RunInput once for all rows, then

@@ -23,6 +23,10 @@ class LinearKernel : public Kernel {
   absl::Status Run(int first, int rows, const float* const*, float* const*, KernelScratch& scratch) const override {
     return op_->Run(first * rows_per_step_, rows * rows_per_step_, scratch);
   }
+  bool InParts() const override { return op_->InParts(); }
+  absl::Status RunPart(size_t part, size_t parts, int rows, const float* const*, float* const*, KernelScratch& scratch) const override {
+    return op_->RunPart(part, parts, rows * rows_per_step_, scratch);
+  }
   bool AnyRows() const override { return op_->AnyRows(); }
   ManySteps many_steps() const override { return ManySteps::kRun; }
 

@@ -50,6 +50,12 @@ class FusedProduct : public ProductKernel {
     op_->Run(static_cast<size_t>(rows), {.x = scratch.x.data() + first, .out = scratch.y.data() + first}, *scratch.op);
     return absl::OkStatus();
   }
+  bool InParts() const override { return true; }
+  absl::Status RunPart(size_t part, size_t parts, int rows, KernelScratch& scratch_base) const override {
+    auto& scratch = static_cast<Scratch&>(scratch_base);
+    op_->RunPart(part, parts, static_cast<size_t>(rows), {.x = scratch.x.data(), .out = scratch.y.data()}, *scratch.op);
+    return absl::OkStatus();
+  }
   std::string Describe() const override { return op_->Describe(); }
 
  private:

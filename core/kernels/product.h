@@ -24,6 +24,9 @@ class ProductKernel {
   // Rows [first, first + rows); first is 0 unless AnyRows. Rows of x beyond them may be overwritten with zeros.
   virtual absl::Status Run(int first, int rows, KernelScratch& scratch) const = 0;
   virtual bool AnyRows() const = 0;
+  // As of Kernel (kernel.h).
+  virtual bool InParts() const { return false; }
+  virtual absl::Status RunPart(size_t part, size_t /*parts*/, int rows, KernelScratch& scratch) const { return part == 0 ? Run(0, rows, scratch) : absl::OkStatus(); }
   virtual std::string Describe() const = 0;
 };
 

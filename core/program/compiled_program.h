@@ -24,6 +24,8 @@ class CompiledProgram : public StepProgram {
   std::unique_ptr<Scratch> MakeScratch() const override;
   absl::Status Run(std::span<const StepRow> rows, Scratch& scratch) const override;
   std::unique_ptr<Block> MakeBlock() const override;
+  void Begin(std::span<const StepRow> rows, Scratch& scratch) const override;
+  absl::StatusOr<bool> Continue(Scratch& scratch) const override;
 
  private:
   struct Source {  // of an output: a value, or a tensor of the new state
@@ -50,7 +52,8 @@ class CompiledProgram : public StepProgram {
   void Load(std::span<const StepRow> rows, RunScratch& scratch) const;
   void Store(std::span<const size_t> outputs, std::span<const StepRow> rows, const RunScratch& scratch) const;
   void StoreAll(std::span<const StepRow> rows, const RunScratch& scratch) const;
-  absl::Status RunPart(std::span<const StepRow> rows, RunScratch& scratch) const;
+  absl::StatusOr<bool> Go(uint64_t cost, RunScratch& scratch) const;
+  absl::StatusOr<bool> GoThrough(std::span<const StepRow> rows, uint64_t most, uint64_t& cost, RunScratch& scratch) const;
 
   std::vector<std::unique_ptr<const Kernel>> kernels_;  // by node
   std::vector<uint64_t> costs_;                         // by node

@@ -12,6 +12,13 @@ namespace lstm::core {
 
 static_assert(StepProgram::kMaxBlockRows <= kMaxManyRows);
 
+namespace {
+
+constexpr uint64_t kAllOfIt = ~uint64_t{0} >> 1;  // of what pieces may cost
+constexpr uint64_t kRowsOfReading = 4;            // fewer rows take as long, or longer: what they wait for is the weights
+
+}  // namespace
+
 struct CompiledProgram::RunScratch : Scratch {
   std::vector<AlignedBuffer<float>> rooms;  // [rows + kPaddingRows, width]; ids are as wide as floats
   std::vector<float*> values;               // by ValueId: where its rows begin
@@ -19,6 +26,7 @@ struct CompiledProgram::RunScratch : Scratch {
   std::vector<const float*> state_in;
   std::vector<float*> state_out;
   size_t output_count = 0;                  // no row wants more
+  size_t first = 0, node = 0, piece = 0;    // of what has begun: where it goes on
 };
 
 // Of many steps each value has a room of its own, for units take their turns in another order than nodes.
@@ -87,27 +95,56 @@ void CompiledProgram::StoreAll(std::span<const StepRow> rows, const RunScratch& 
 
 std::unique_ptr<StepProgram::Scratch> CompiledProgram::MakeScratch() const { return Bind(false); }
 
-absl::Status CompiledProgram::Run(std::span<const StepRow> rows, Scratch& scratch_base) const {
+absl::Status CompiledProgram::Run(std::span<const StepRow> rows, Scratch& scratch) const {
+  Begin(rows, scratch);
+  return Go(kAllOfIt, static_cast<RunScratch&>(scratch)).status();
+}
+
+void CompiledProgram::Begin(std::span<const StepRow> rows, Scratch& scratch_base) const {
   auto& scratch = static_cast<RunScratch&>(scratch_base);
-  const size_t parts = (rows.size() + part_rows_ - 1) / part_rows_;
-  for (size_t p = 0, begin = 0; p < parts; ++p) {
-    const size_t n = rows.size() / parts + (p < rows.size() % parts ? 1 : 0);
-    LSTM_RETURN_IF_ERROR(RunPart(rows.subspan(begin, n), scratch));
-    begin += n;
+  scratch.begun = rows;
+  scratch.first = scratch.node = scratch.piece = 0;
+}
+
+absl::StatusOr<bool> CompiledProgram::Continue(Scratch& scratch) const { return Go(2 * kPieceCost, static_cast<RunScratch&>(scratch)); }
+
+// Rows in parts of nearly equal size, until all are through or it has cost more than `most`.
+absl::StatusOr<bool> CompiledProgram::Go(uint64_t most, RunScratch& scratch) const {
+  const size_t all = scratch.begun.size(), parts = (all + part_rows_ - 1) / part_rows_;
+  uint64_t cost = 0;
+  while (scratch.first < all) {
+    const size_t taller = all % parts, height = all / parts;
+    const size_t n = height + (scratch.first < taller * (height + 1) ? 1 : 0);
+    LSTM_ASSIGN_OR_RETURN(const bool through, GoThrough(scratch.begun.subspan(scratch.first, n), most, cost, scratch));
+    if (!through) return false;
+    scratch.first += n;
   }
-  return absl::OkStatus();
+  return true;
 }
 
 // What is made is stored before another value takes its room.
-absl::Status CompiledProgram::RunPart(std::span<const StepRow> rows, RunScratch& scratch) const {
-  Load(rows, scratch);
-  Store(as_read_, rows, scratch);
-  for (size_t k = 0; k < kernels_.size(); ++k) {
-    LSTM_RETURN_IF_ERROR(kernels_[k]->Run(0, static_cast<int>(rows.size()), scratch.state_in.data(), scratch.state_out.data(), *scratch.kernels[k]));
+absl::StatusOr<bool> CompiledProgram::GoThrough(std::span<const StepRow> rows, uint64_t most, uint64_t& cost, RunScratch& scratch) const {
+  const uint64_t weight = std::max<uint64_t>(rows.size(), kRowsOfReading);
+  if (scratch.node == 0 && scratch.piece == 0) {
+    if (cost > 0 && cost + weight * costs_[0] > most) return false;
+    Load(rows, scratch);
+    Store(as_read_, rows, scratch);
+  }
+  for (; scratch.node < kernels_.size(); ++scratch.node) {
+    const size_t k = scratch.node;
+    const uint64_t whole = weight * costs_[k];
+    const size_t pieces = whole > most && kernels_[k]->InParts() ? static_cast<size_t>((whole + most - 1) / most) : 1;
+    for (; scratch.piece < pieces; ++scratch.piece) {
+      if (cost > 0 && cost + whole / pieces > most) return false;
+      cost += whole / pieces;
+      LSTM_RETURN_IF_ERROR(kernels_[k]->RunPart(scratch.piece, pieces, static_cast<int>(rows.size()), scratch.state_in.data(), scratch.state_out.data(), *scratch.kernels[k]));
+    }
+    scratch.piece = 0;
     Store(made_by_[k], rows, scratch);
   }
+  scratch.node = 0;
   Store(of_state_, rows, scratch);
-  return absl::OkStatus();
+  return true;
 }
 
 // Unit after unit: each takes all steps before the next takes the first, so that what it reads again for every step, the weights

@@ -191,6 +191,11 @@ absl::Status CompiledProgram::CheckStateOwners() const {
   return absl::OkStatus();
 }
 
+absl::StatusOr<bool> StepProgram::Continue(Scratch& scratch) const {
+  LSTM_RETURN_IF_ERROR(Run(scratch.begun, scratch));
+  return true;
+}
+
 absl::StatusOr<std::shared_ptr<const StepProgram>> StepProgram::Compile(std::shared_ptr<const Model> model,
                                                                         const Options& options) {
   auto program = std::make_shared<CompiledProgram>();

@@ -46,6 +46,7 @@ class StepProgram {
   class Scratch {
    public:
     virtual ~Scratch() = default;
+    std::span<const StepRow> begun;  // the program's own: what Begin was given
   };
 
   // Packs the weights and makes the kernels. oneDNN's are made for every batch size and tried: where they fail the proof that
@@ -77,6 +78,12 @@ class StepProgram {
   // Runs rows.size() <= max_batch() rows through one step. INTERNAL when a kernel fails: nothing in state_out or the
   // outputs then means anything.
   virtual absl::Status Run(std::span<const StepRow> rows, Scratch& scratch) const = 0;
+
+  // The same by pieces, so that a long step does not hold up what is not of this program: some 2 * kPieceCost multiply-adds each, or what reads
+  // as many weights as a core multiplies in that time, or what a kernel does in one go. True: all is done. Rows stay in place until then, or until
+  // another Begin or Run in this scratch.
+  virtual void Begin(std::span<const StepRow> rows, Scratch& scratch) const { scratch.begun = rows; }
+  virtual absl::StatusOr<bool> Continue(Scratch& scratch) const;
 
   const Model& model() const { return *model_; }
   int max_batch() const { return max_batch_; }

@@ -267,7 +267,7 @@ class Shard : private core::BatchRunner {
   void FinishCanary();  // shard_canary.cc
 
   // shard_help.cc: batches that are divided
-  absl::Status Run(const core::StepProgram& program, std::span<const core::StepRow> rows, core::StepProgram::Scratch& scratch) override;
+  std::optional<absl::Status> Run(const core::StepProgram& program, std::span<const core::StepRow> rows, core::StepProgram::Scratch& scratch) override;
   void Help(const std::shared_ptr<SharedBatch>& batch, const Shard* whose);
   static const Shard*& Working();  // whose turns this thread computes
 

@@ -27,11 +27,11 @@ size_t PartsOf(const core::StepProgram& program, size_t rows) {
 
 }  // namespace
 
-absl::Status Shard::Run(const core::StepProgram& program, std::span<const core::StepRow> rows, core::StepProgram::Scratch& scratch) {
+std::optional<absl::Status> Shard::Run(const core::StepProgram& program, std::span<const core::StepRow> rows, core::StepProgram::Scratch& scratch) {
   const bool may = services_.peers != nullptr && (alone_ == 0 || --alone_ == 0);
   const size_t parts = may ? PartsOf(program, rows.size()) : 1;
   std::optional<size_t> idle = parts > 1 ? services_.peers->TakeIdle() : std::nullopt;
-  if (!idle) return program.Run(rows, scratch);
+  if (!idle) return std::nullopt;
   const auto batch = std::make_shared<SharedBatch>(program, rows, parts);
   for (size_t asked = 1; idle && asked < parts; ++asked, idle = asked < parts ? services_.peers->TakeIdle() : std::nullopt) {
     services_.peers->Send(*idle, [batch, this](Shard& other) { other.Help(batch, this); });

@@ -171,19 +171,23 @@ struct DenseStep {
 };
 
 template <class V, Form kForm, class Step>
-void RunForm(const Step& step, size_t panels) {
+void RunForm(const Step& step, size_t first, size_t panels) {
   if constexpr (V::kStreamRows > 0 && !Step::kAlone) {
-    if (Streams<V, Step, kForm>::Takes(step.product)) return Streams<V, Step, kForm>(step, panels).Run();
+    if (Streams<V, Step, kForm>::Takes(step.product)) return Streams<V, Step, kForm>(step, first, panels).Run();
   }
-  Panels<V, Step, kForm>(step, panels).Run();
+  Panels<V, Step, kForm>(step, first, panels).Run();
 }
 
+// The product's part of `all` panels, in whole pairs where there are more.
 template <class V, class Step>
-void RunPanels(const Step& step, size_t panels) {
-  switch (step.product.form) {
-    case Form::kFloats: return RunForm<V, Form::kFloats>(step, panels);
-    case Form::kPairs: return RunForm<V, Form::kPairs>(step, panels);
-    case Form::kBytes: return RunForm<V, Form::kBytes>(step, panels);
+void RunPanels(const Step& step, size_t all) {
+  const Product& p = step.product;
+  const size_t first = all / 2 * p.part / p.parts * 2, end = p.part + 1 == p.parts ? all : all / 2 * (p.part + 1) / p.parts * 2;
+  if (first == end) return;
+  switch (p.form) {
+    case Form::kFloats: return RunForm<V, Form::kFloats>(step, first, end - first);
+    case Form::kPairs: return RunForm<V, Form::kPairs>(step, first, end - first);
+    case Form::kBytes: return RunForm<V, Form::kBytes>(step, first, end - first);
   }
 }
 
@@ -198,7 +202,10 @@ template <class V, template <class, int> class Step, class Job>
 void RunWide(const Job& job) {
   const size_t vectors = (job.product.units + V::kWidth - 1) / V::kWidth, full = vectors / 4;
   if (full > 0) RunPanels<V>(Step<V, 4>{job, job.product, 0}, full);
+  if (job.product.part + 1 < job.product.parts) return;
   Product rest = job.product;
+  rest.part = 0;
+  rest.parts = 1;
   const size_t floats = full * 4 * V::kWidth;
   rest.weights += FloatsOf(StepsOfX(rest.x_steps, rest.form) + rest.h_steps, floats, rest.form);
   if (rest.scales != nullptr) rest.scales += floats * ((rest.x_steps > 0 ? 1 : 0) + (rest.h_steps > 0 ? 1 : 0));

@@ -57,6 +57,9 @@ class FusedOp {
   // Where a number is not finite only that row's results are not.
   virtual void Run(size_t count, const Rows& rows, Scratch& scratch) const = 0;
 
+  // A Run in `parts` pieces, each of them once and in order, with nothing else of this scratch between. Parts may be empty.
+  virtual void RunPart(size_t part, size_t parts, size_t count, const Rows& rows, Scratch& scratch) const = 0;
+
   // Many steps at once, of ops with h, with the bits of Run: what x gives to the sums of `count` rows (at most max_rows and
   // kMaxManyRows) first, all with one reading of those weights; then, as often as one likes, what is left of rows [first, first +
   // count) of them. `rows` begins with the first; its x is not read.

@@ -39,7 +39,7 @@ class LstmLayer : public Layer {
     const bool projects = projection_.units > 0;
     isa_.lstm({ProductOf(gates_, count, rows.x, rows.h, scratch, range), peephole_.data(), rows.c, rows.c_new,
                projects ? scratch.whole.pointers.data() : rows.out, projects ? nullptr : rows.copy});
-    if (projects && range != Range::kInput) isa_.dense({ProductOf(projection_, count, scratch.whole.read(), nullptr, scratch), Squash::kNone, rows.out, rows.copy});
+    if (projects && range != Range::kInput && Last(scratch)) isa_.dense({ProductOf(projection_, count, scratch.whole.read(), nullptr, scratch), Squash::kNone, rows.out, rows.copy});
   }
 
   Form Weighs() const override { return gates_.form(); }
@@ -98,7 +98,7 @@ class GruBeforeLayer : public Layer {
   void RunBlock(Range range, size_t count, const Rows& rows, BaseScratch& base) const override {
     auto& s = static_cast<GruScratch&>(base);
     isa_.gru_before({ProductOf(first_, count, rows.x, rows.h, s, range), s.z.values.data(), s.reset.values.data(), s.n.values.data(), s.n.stride});
-    if (range == Range::kInput) return;
+    if (range == Range::kInput || !Last(s)) return;
     isa_.gru_blend({ProductOf(second_, count, nullptr, s.reset.read(), s), s.z.values.data(), s.n.values.data(), s.n.stride, rows.h,
                     rows.out, rows.copy});
   }

@@ -31,10 +31,11 @@ struct BaseScratch : FusedOp::Scratch {
   AlignedBuffer<float> sums;  // of the rows of many steps, between their input and their recurrent part
   size_t sums_stride = 0, first = 0;
   bool backwards = false;  // every other run
+  size_t part = 0, parts = 1;  // of a run, in RunPart
 };
 
 // Of the steps of k.
-enum class Range { kAll, kInput, kRecurrent };
+enum class Range { kAll, kInput, kRecurrent, kWhole };
 
 class Layer : public FusedOp {
  public:
@@ -65,6 +66,20 @@ class Layer : public FusedOp {
     }
   }
 
+  void RunPart(size_t part, size_t parts, size_t count, const Rows& rows, Scratch& base) const override {
+    if (parts == 1 || count > kBlockRows) {
+      if (part == 0) Run(count, rows, base);
+      return;
+    }
+    auto& scratch = static_cast<BaseScratch&>(base);
+    if (part == 0) scratch.backwards = !scratch.backwards;
+    scratch.part = part;
+    scratch.parts = parts;
+    RunBlock(Range::kAll, count, rows, scratch);
+    scratch.part = 0;
+    scratch.parts = 1;
+  }
+
   void RunInput(size_t count, const float* const* x, Scratch& base) const override {
     auto& scratch = static_cast<BaseScratch&>(base);
     scratch.first = 0;
@@ -81,16 +96,25 @@ class Layer : public FusedOp {
 
  protected:
   virtual std::unique_ptr<BaseScratch> MakeBlockScratch(size_t) const { return std::make_unique<BaseScratch>(); }
+  // With the last part whatever follows the first product.
   virtual void RunBlock(Range range, size_t count, const Rows& rows, BaseScratch& scratch) const = 0;
+  static bool Last(const BaseScratch& scratch) { return scratch.part + 1 == scratch.parts; }
   virtual Form Weighs() const = 0;
   virtual size_t FarSteps() const = 0;  // of the product that has most of those whose weights are far
   virtual size_t Vectors() const = 0;  // of units: as many panels or more than the sums over x have
 
-  Product ProductOf(const Weights& w, size_t count, const float* const* x, const float* const* h, BaseScratch& scratch, Range range = Range::kAll) const {
+  // kWhole: what follows the first product, all of it at once.
+  Product ProductOf(const Weights& w, size_t count, const float* const* x, const float* const* h, BaseScratch& scratch, Range range = Range::kWhole) const {
     const size_t input = StepsOfX(w.x_steps, w.form());
     Product out = {w.weights.data(), w.weights.scales(), w.bias.data(), w.x_steps, w.h_steps, w.units, count, x, h, scratch.partial.data(), 0, w.steps(), nullptr, 0, w.form(),
-                   w.weights.far(), scratch.turned.data(), scratch.backwards};
-    if (range == Range::kAll) return out;
+                   w.weights.far(), scratch.turned.data(), scratch.backwards, 0, 1};
+    if (range == Range::kWhole) return out;
+    if (range == Range::kAll) {
+      // What the run before read last comes first.
+      out.part = scratch.backwards ? scratch.parts - 1 - scratch.part : scratch.part;
+      out.parts = scratch.parts;
+      return out;
+    }
     (range == Range::kInput ? out.end : out.begin) = input;
     out.sums = scratch.sums.data() + scratch.first * 4 * isa_.width;
     out.sums_stride = scratch.sums_stride;

@@ -48,6 +48,7 @@ struct Product {
   bool far;       // no cache holds the weights between two steps
   float* turned;  // far: [kMostStreamRows] times the steps, those of the first segment as StepsOfX has them
   bool backwards;  // the last panel first: no sum knows, and what the run before read last is still in the cache
+  size_t part, parts;  // of the panels, in order of their place, one of so many parts alone
 };
 
 // Internal linkage, as in panel.h. Steps of k with those of the first segment rounded up to whole pairs where they lie in pairs.

@@ -19,11 +19,11 @@ namespace {
 //   rows of a tile have finished: one long chain of dependent operations a row is two short ones, of which more overlap
 template <class V, class Op, Form kForm>
 struct Layout {
-  Layout(const Op& op, size_t panels)
-      : op_(op), p_(op.product), panels_(panels), x_steps_(StepsOfX(p_.x_steps, kForm)), steps_(x_steps_ + p_.h_steps), stride_(At(steps_)),
+  Layout(const Op& op, size_t first, size_t panels)
+      : op_(op), p_(op.product), first_(first), panels_(panels), x_steps_(StepsOfX(p_.x_steps, kForm)), steps_(x_steps_ + p_.h_steps), stride_(At(steps_)),
         scales_stride_(static_cast<size_t>((p_.x_steps > 0 ? Op::X::kCount : 0) + (p_.h_steps > 0 ? Op::H::kCount : 0)) * V::kWidth) {}
 
-  size_t Panel(size_t i) const { return p_.backwards ? panels_ - 1 - i : i; }
+  size_t Panel(size_t i) const { return first_ + (p_.backwards ? panels_ - 1 - i : i); }
 
   // Where step k begins in a panel.
   size_t At(size_t k) const {
@@ -53,14 +53,14 @@ struct Layout {
 
   const Op& op_;
   const Product& p_;
-  const size_t panels_, x_steps_, steps_, stride_, scales_stride_;
+  const size_t first_, panels_, x_steps_, steps_, stride_, scales_stride_;
 };
 
-// Runs an Op's rows through `panels` panels, tile by tile of a few rows and all sums.
+// Runs an Op's rows through `panels` panels from the first on, tile by tile of a few rows and all sums.
 template <class V, class Op, Form kForm>
 class Panels : Layout<V, Op, kForm> {
   using Base = Layout<V, Op, kForm>;
-  using Base::op_, Base::p_, Base::panels_, Base::x_steps_, Base::steps_, Base::stride_, Base::scales_stride_, Base::At, Base::Panel, Base::Waiting;
+  using Base::op_, Base::p_, Base::first_, Base::panels_, Base::x_steps_, Base::steps_, Base::stride_, Base::scales_stride_, Base::At, Base::Panel, Base::Waiting;
 
  public:
   using Base::Base;
@@ -96,9 +96,9 @@ class Panels : Layout<V, Op, kForm> {
   void Pairs() const {
     const size_t pairs = panels_ / 2;
     const bool odd = panels_ % 2 != 0;
-    if (odd && p_.backwards) Tile<kRows, 1, 0>(panels_ - 1, 0, p_.begin, p_.end, nullptr);
-    for (size_t i = 0; i < pairs; ++i) Tile<kRows, 2, 0>(2 * (p_.backwards ? pairs - 1 - i : i), 0, p_.begin, p_.end, nullptr);
-    if (odd && !p_.backwards) Tile<kRows, 1, 0>(panels_ - 1, 0, p_.begin, p_.end, nullptr);
+    if (odd && p_.backwards) Tile<kRows, 1, 0>(first_ + panels_ - 1, 0, p_.begin, p_.end, nullptr);
+    for (size_t i = 0; i < pairs; ++i) Tile<kRows, 2, 0>(first_ + 2 * (p_.backwards ? pairs - 1 - i : i), 0, p_.begin, p_.end, nullptr);
+    if (odd && !p_.backwards) Tile<kRows, 1, 0>(first_ + panels_ - 1, 0, p_.begin, p_.end, nullptr);
   }
   void Singles() const {
     for (size_t i = 0; i < panels_; ++i) AnyTile<0>(p_.rows, Panel(i), 0, p_.begin, p_.end, nullptr);

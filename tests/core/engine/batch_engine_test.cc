@@ -258,6 +258,93 @@ TEST(BatchEngineTest, ATurnThatIsGivenUpInABlockDisturbsNobody) {
   EXPECT_EQ(first.output, expected[0]);
 }
 
+// A model whose step is more than one piece.
+std::shared_ptr<const StepProgram> Long() { return MustCompile(testing::LstmStack(64, 900, 2, 1), 64); }
+
+TEST(BatchEngineTest, ALongStepIsComputedInPiecesAndOthersRunBetween) {
+  const auto large = Long(), small = MustCompile(testing::OneLayer("lstm", 3, 8, 2), 4);
+  for (const auto& [sessions, fewest] : {std::pair<size_t, size_t>{1, 3}, {9, 8}}) {  // beside layers, panels
+    Random random(3);
+    std::deque<Client> clients;
+    std::deque<testing::Row> alone;
+    const auto scratch = large->MakeScratch();
+    for (size_t i = 0; i < sessions; ++i) {
+      Client& c = clients.emplace_back(*large, 1, random);
+      testing::Row& row = alone.emplace_back(*large);
+      row.input[0] = c.input;
+      const StepRow rows[] = {row.row()};
+      ASSERT_TRUE(large->Run(rows, *scratch).ok());
+    }
+    BatchEngine engine;
+    std::vector<Turn*> finished;
+    for (Client& c : clients) c.Begin(engine, 1);
+    size_t pieces = 0;
+    while (finished.empty()) {
+      const size_t rows = engine.RunBatch(finished);
+      EXPECT_EQ(rows, finished.size());
+      ++pieces;
+      if (!finished.empty()) break;
+      Client one(*small, 1, random);
+      one.Begin(engine, 1);
+      EXPECT_EQ(engine.RunBatch(finished), 1u) << "after " << pieces << " pieces";
+      ASSERT_EQ(finished.size(), 1u);
+      EXPECT_EQ(finished[0], &one.turn);
+      finished.clear();
+    }
+    EXPECT_GE(pieces, fewest);
+    ASSERT_EQ(finished.size(), sessions);
+    for (size_t i = 0; i < sessions; ++i) {
+      EXPECT_EQ(clients[i].output, alone[i].output[0]);
+      EXPECT_TRUE(std::equal(alone[i].next.span().begin(), alone[i].next.span().end(), clients[i].turn.new_state));
+    }
+  }
+}
+
+TEST(BatchEngineTest, ATurnThatIsGivenUpInALongStepDisturbsNobody) {
+  const auto large = Long();
+  size_t unused = 0;
+  const auto expected = Outputs(*large, {1, 1, 1}, true, &unused);
+  Random random(3);
+  std::deque<Client> clients;
+  for (int i = 0; i < 3; ++i) clients.emplace_back(*large, 1, random);
+  BatchEngine engine;
+  std::vector<Turn*> finished;
+  clients[0].Begin(engine, 1);
+  clients[1].Begin(engine, 1);
+  EXPECT_EQ(engine.RunBatch(finished), 0u);
+  clients[2].Begin(engine, 1);
+  EXPECT_EQ(engine.RunBatch(finished), 0u);
+  engine.Remove(&clients[0].turn);
+  clients[0].turn = {};
+  RunToEnd(engine, finished);
+  ASSERT_EQ(finished.size(), 2u);
+  for (size_t i : {1, 2}) {
+    clients[i].Accept();
+    clients[i].output.insert(clients[i].output.end(), clients[i].state.span().begin(), clients[i].state.span().end());
+    EXPECT_EQ(clients[i].output, expected[i]);
+  }
+}
+
+TEST(BatchEngineTest, ScratchMemoryIsLentOnlyWhereNoStepIsHalfDone) {
+  const auto large = Long();
+  size_t unused = 0;
+  const auto expected = Outputs(*large, {1}, true, &unused);
+  Random random(3);
+  Client one(*large, 1, random);
+  BatchEngine engine;
+  std::vector<Turn*> finished;
+  one.Begin(engine, 1);
+  EXPECT_EQ(engine.RunBatch(finished), 0u);
+  testing::Row other(*large);  // of another shard's batch, of which this one takes a part
+  const StepRow rows[] = {other.row()};
+  EXPECT_TRUE(large->Run(rows, engine.ScratchOf(large.get())).ok());
+  RunToEnd(engine, finished);
+  ASSERT_EQ(finished.size(), 1u);
+  one.Accept();
+  one.output.insert(one.output.end(), one.state.span().begin(), one.state.span().end());
+  EXPECT_EQ(one.output, expected[0]);
+}
+
 TEST(BatchEngineTest, ProgramsTakeTurns) {
   const auto a = MustCompile(testing::OneLayer("lstm", 3, 8, 1), 4);
   const auto b = MustCompile(testing::OneLayer("lstm", 3, 8, 2), 4);

@@ -8,7 +8,7 @@
 
 #include "tests/core/kernels/fused_world.h"
 
-// A million rows in random batches, at random places, beside hostile ones, on every instruction set, in one run or input and
+// A million rows in random batches, at random places, beside hostile ones, on every instruction set, in one run, in parts, or input and
 // recurrent part apart: none differs from the same row alone by a bit.
 namespace lstm::core {
 namespace {
@@ -35,14 +35,16 @@ class Batch {
  public:
   explicit Batch(const FusedLayer& layer) : out_(kMostRows, std::vector<float>(layer.out + layer.cell)), cell_at_(layer.out) {}
 
-  void Run(const FusedOp& op, FusedOp::Scratch& scratch, const std::vector<const Row*>& rows, bool apart) {
+  void Run(const FusedOp& op, FusedOp::Scratch& scratch, const std::vector<const Row*>& rows, bool apart, size_t parts = 1) {
     x_.clear(), h_.clear(), c_.clear(), to_.clear(), c_new_.clear();
     for (size_t r = 0; r < rows.size(); ++r) {
       x_.push_back(rows[r]->x.data()), h_.push_back(rows[r]->h.data()), c_.push_back(rows[r]->c.data());
       to_.push_back(out_[r].data()), c_new_.push_back(out_[r].data() + cell_at_);
     }
     const FusedOp::Rows all{x_.data(), h_.data(), c_.data(), to_.data(), nullptr, c_new_.data()};
-    if (!apart) return op.Run(rows.size(), all, scratch);
+    if (!apart && parts == 1) return op.Run(rows.size(), all, scratch);
+    for (size_t part = 0; !apart && part < parts; ++part) op.RunPart(part, parts, rows.size(), all, scratch);
+    if (!apart) return;
     op.RunInput(rows.size(), x_.data(), scratch);
     op.RunRecurrent(0, rows.size(), all, scratch);
   }
@@ -80,7 +82,7 @@ TEST(FusedRowsTest, OfAMillionRowsNoneDiffersFromTheRowAlone) {
         const bool apart = layer.back > 0 && round % 3 == 0;
         std::vector<const Row*> rows(1 + random.Below(round % 2 == 0 ? kFewRows : apart ? FusedOp::kMaxManyRows : kMostRows));
         for (const Row*& row : rows) row = &pool[random.Below(kPool)];
-        batch.Run(*op, *scratch, rows, apart);
+        batch.Run(*op, *scratch, rows, apart, round % 3 == 1 ? 2 + random.Below(5) : 1);
         for (size_t r = 0; r < rows.size(); ++r) {
           if ((rows[r] - pool.data()) % 4 == 3) continue;  // the bits of a NaN are nobody's
           ++compared;
