@@ -341,6 +341,7 @@ class Shard : private core::BatchRunner {
   bool draining_ = false;
   size_t attached_ = 0;  // sessions that streams hold
   double row_us_ = 0;    // what a row of a batch has cost of late
+  uint64_t spent_us_ = 0;  // on pieces since the last rows were done
   uint64_t refusals_ = 0;
   ShardCounters counters_;
 };

@@ -117,15 +117,16 @@ void Shard::NoteCrash(int signal) {
 
 void Shard::Work() {
   Working() = this;
-  uint64_t now = services_.clock(), since = now;
+  uint64_t now = services_.clock();
   const uint64_t until = now + options_.slice_us;
   finished_.clear();
   do {
     const size_t all = engine_.RunBatch(finished_);
-    now = services_.clock();
-    if (all == 0) continue;  // a piece of a block: its time is that of the rows which it ends with
+    const uint64_t before = std::exchange(now, services_.clock());
+    spent_us_ += now - before;
+    if (all == 0) continue;  // a piece: its time is that of the rows which it ends with, in whichever call of this function
     const size_t rows = canary_ && canary_->record.done > 0 ? all - 1 : all;  // it ends with its one step
-    const uint64_t took = now - std::exchange(since, now);
+    const uint64_t took = std::exchange(spent_us_, 0);
     if (rows > 0) {
       counters_.rows.Add(rows);
       counters_.batch_us.Add(took);

@@ -33,11 +33,11 @@ class OverloadTest : public ::testing::Test {
   }
   Shard& shard() { return world_->shard(); }
 
-  void Open(size_t stream, uint32_t lane, bool simple = false) {
+  void Open(size_t stream, uint32_t lane, bool simple = false, const char* model = "french") {
     v1::StreamRequest message;
     v1::Open* open = message.add_requests()->mutable_open();
     open->set_lane(lane);
-    open->set_model("french");
+    open->set_model(model);
     open->set_client_nonce(std::string(8, static_cast<char>('a' + stream)) + std::string(7, static_cast<char>(lane >> 8)) + static_cast<char>(lane));
     open->set_window(kWindow);
     open->set_simple(simple);
@@ -51,7 +51,7 @@ class OverloadTest : public ::testing::Test {
     step->set_seq(seq);
     step->set_steps(static_cast<uint32_t>(steps));
     v1::Tensor* tensor = step->add_inputs();
-    for (int i = 0; i < steps; ++i) tensor->add_ints((static_cast<int>(seq) * 7 + i) % 129);
+    for (int i = 0; i < steps; ++i) tensor->add_ints((static_cast<int>(seq) * 7 + i) % 60);
   }
   void Send(size_t stream, uint32_t lane, uint64_t seq, int steps) {
     v1::StreamRequest message;
@@ -63,6 +63,12 @@ class OverloadTest : public ::testing::Test {
     std::vector<v1::Response> out(sinks_[stream].responses.begin(), sinks_[stream].responses.end());
     sinks_[stream].responses.clear();
     return out;
+  }
+  size_t Batches() {
+    const auto& times = shard().counters().batch_us;
+    size_t all = 0;
+    for (size_t i = 0; i < times.kBuckets; ++i) all += times.count(i);
+    return all;
   }
   size_t Finish() {
     size_t batches = 0;
@@ -206,6 +212,18 @@ TEST_F(OverloadTest, WhoQueuesMuchIsRefusedForItAndTheOthersAreNot) {
   EXPECT_EQ(Take(1).size(), 1u);
   Finish();
   EXPECT_EQ(Take(0).size(), 64u);
+}
+
+// What is computed in pieces costs all of them, however many looks at new messages lie between: else too much would be admitted.
+TEST_F(OverloadTest, AllPiecesCountAsTheTimeOfWhatTheyEndWith) {
+  constexpr uint64_t kTick = 100;
+  Start(0, kTick);
+  Open(1, 1, false, "shakespeare");
+  Send(1, 1, 1, 16);
+  const size_t calls = Finish();
+  EXPECT_GT(calls, Batches()) << "the block is not in pieces";
+  EXPECT_GE(shard().counters().batch_us.sum(), calls * kTick);
+  EXPECT_EQ(Take(1).size(), 1u);
 }
 
 TEST_F(OverloadTest, ASimpleSessionIsMadeToWaitInstead) {
