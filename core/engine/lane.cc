@@ -60,11 +60,15 @@ bool Lane::Remove(Turn* turn) {
   if (std::erase(block_turns_, turn) > 0) {
     turns_.insert(turns_.begin(), block_turns_.begin(), block_turns_.end());
     block_turns_.clear();
+    at_once_ = true;
     return true;
   }
   const auto at = std::find(turns_.begin(), turns_.end(), turn);
   if (at == turns_.end()) return false;
-  if (at - turns_.begin() < static_cast<std::ptrdiff_t>(stepping_)) stepping_ = 0;  // the others begin their step again
+  if (at - turns_.begin() < static_cast<std::ptrdiff_t>(stepping_)) {  // the others begin their step again
+    stepping_ = 0;
+    at_once_ = true;
+  }
   turns_.erase(at);
   return true;
 }
@@ -124,7 +128,7 @@ size_t Lane::Run(std::vector<Turn*>& finished, std::span<Turn* const>& running) 
   }
   others_first_ = false;
   const size_t n = Together();
-  const size_t steps = StepsAtOnce(n);
+  const size_t steps = at_once_ ? 1 : StepsAtOnce(n);
   if (steps == 1) return BeginSteps(n, finished, running);
   BeginBlock(n, steps);
   others_first_ = true;
@@ -132,6 +136,7 @@ size_t Lane::Run(std::vector<Turn*>& finished, std::span<Turn* const>& running) 
 }
 
 size_t Lane::BeginSteps(size_t n, std::vector<Turn*>& finished, std::span<Turn* const>& running) {
+  const bool at_once = std::exchange(at_once_, false);
   batch_.rows.clear();
   for (size_t r = 0; r < n; ++r) {
     if (r + 2 < n) Prefetch(turns_[r + 2], sizeof(Turn));
@@ -143,6 +148,12 @@ size_t Lane::BeginSteps(size_t n, std::vector<Turn*>& finished, std::span<Turn* 
     const std::optional<absl::Status> run = runner_->Run(*program_, batch_.rows, *scratch_);
     running = {};
     if (run) return FinishSteps(*run, n, finished);
+  }
+  if (at_once) {
+    running = {turns_.data(), n};
+    const absl::Status run = program_->Run(batch_.rows, *scratch_);
+    running = {};
+    return FinishSteps(run, n, finished);
   }
   program_->Begin(batch_.rows, *scratch_);
   stepping_ = n;

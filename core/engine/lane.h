@@ -62,6 +62,7 @@ class Lane {
   size_t block_limit_ = 0;             // rows of a block at most
   AlignedBuffer<float> block_states_;  // [block_limit_, state_floats()]: between the steps of a block
   bool others_first_ = false;
+  bool at_once_ = false;  // what others had half done was given up for a turn that went: their next step is not cut, or who comes and goes would stop it for ever
 };
 
 }  // namespace lstm::core

@@ -325,6 +325,26 @@ TEST(BatchEngineTest, ATurnThatIsGivenUpInALongStepDisturbsNobody) {
   }
 }
 
+TEST(BatchEngineTest, WhoComesAndGoesStopsNobody) {
+  const auto large = Long();
+  for (const uint32_t steps : {1u, 12u}) {  // a step in pieces; a block
+    Random random(3);
+    Client victim(*large, steps, random);
+    BatchEngine engine;
+    std::vector<Turn*> finished;
+    victim.Begin(engine, steps);
+    for (int calls = 0; finished.empty() && calls < 100; ++calls) {
+      Client other(*large, steps, random);
+      other.Begin(engine, steps);
+      engine.RunBatch(finished);
+      if (std::find(finished.begin(), finished.end(), &other.turn) == finished.end()) engine.Remove(&other.turn);
+      std::erase(finished, &other.turn);
+    }
+    ASSERT_EQ(finished.size(), 1u) << steps << " steps are begun again for ever";
+    EXPECT_TRUE(victim.turn.status.ok());
+  }
+}
+
 TEST(BatchEngineTest, ScratchMemoryIsLentOnlyWhereNoStepIsHalfDone) {
   const auto large = Long();
   size_t unused = 0;
