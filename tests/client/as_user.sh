@@ -3,6 +3,7 @@
 # Sourced by the tests that meet the binaries as a user does. $1: lstm-server, $2: lstm-client
 server=$1 client=$2
 work=$(mktemp -d)
+: >"$work/log"  # whoever waits for a line in it may look before the server has opened it
 pid=
 stop() { [[ -z $pid ]] || kill -KILL "$pid" 2>/dev/null || true; rm -rf "$work"; }
 trap stop EXIT
