@@ -40,6 +40,12 @@ size_t BatchEngine::RunBatch(std::vector<Turn*>& finished) {
   return rows;
 }
 
+uint64_t BatchEngine::steps_left() const {
+  uint64_t all = 0;
+  for (const auto& lane : lanes_) all += lane->steps_left();
+  return all;
+}
+
 void BatchEngine::Forget(const StepProgram* program) {
   std::erase_if(lanes_, [&](const auto& lane) { return lane->program() == program; });
   next_ = 0;

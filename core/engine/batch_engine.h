@@ -75,6 +75,7 @@ class BatchEngine {
 
   bool idle() const { return waiting_ == 0; }
   size_t waiting() const { return waiting_; }
+  uint64_t steps_left() const;  // of all turns inside
 
  private:
   Lane& LaneOf(const StepProgram* program);

@@ -55,12 +55,18 @@ StepProgram::Scratch& Lane::scratch() {
   return *spare_;
 }
 
+void Lane::Add(Turn* turn) {
+  turns_.push_back(turn);
+  steps_left_ += turn->steps;
+}
+
 bool Lane::Remove(Turn* turn) {
   // Nothing of a block counts before all of it is done: the others begin theirs again.
   if (std::erase(block_turns_, turn) > 0) {
     turns_.insert(turns_.begin(), block_turns_.begin(), block_turns_.end());
     block_turns_.clear();
     at_once_ = true;
+    steps_left_ -= turn->steps - turn->done;
     return true;
   }
   const auto at = std::find(turns_.begin(), turns_.end(), turn);
@@ -70,6 +76,7 @@ bool Lane::Remove(Turn* turn) {
     at_once_ = true;
   }
   turns_.erase(at);
+  steps_left_ -= turn->steps - turn->done;
   return true;
 }
 
@@ -177,8 +184,10 @@ size_t Lane::FinishSteps(const absl::Status& run, size_t n, std::vector<Turn*>& 
     turn->status = run.ok() ? CheckFinite(turn->done, batch_.rows[r]) : run;
     turn->new_state = batch_.rows[r].state_out;
     turn->batch_rows = static_cast<uint32_t>(n);
-    ++turn->done;
-    if (!turn->status.ok() || turn->done == turn->steps) {
+    const uint32_t before = turn->done++;
+    const bool over = !turn->status.ok() || turn->done == turn->steps;
+    steps_left_ -= (over ? turn->steps : turn->done) - before;
+    if (over) {
       finished.push_back(turn);
     } else {
       if (turn->on_progress != nullptr) turn->on_progress(*turn);
@@ -221,12 +230,15 @@ size_t Lane::RunPiece(std::vector<Turn*>& finished, std::span<Turn* const>& runn
     Turn* turn = block_turns_[b];
     float* const to = turn->scratch[(turn->done + steps - 1) % 2];
     turn->status = all.status();
+    const uint32_t before = turn->done;
     for (size_t k = 0; k < steps && turn->status.ok(); ++k, ++turn->done) turn->status = CheckFinite(turn->done, block_rows_.rows[k * n + b]);
     turn->batch_rows = static_cast<uint32_t>(n);
     const float* const state = block_rows_.rows[(steps - 1) * n + b].state_out;
     if (state != to) std::memcpy(to, state, program_->state_floats() * sizeof(float));
     turn->new_state = to;
-    if (!turn->status.ok() || turn->done == turn->steps) {
+    const bool over = !turn->status.ok() || turn->done == turn->steps;
+    steps_left_ -= (over ? turn->steps : turn->done) - before;
+    if (over) {
       finished.push_back(turn);
     } else {
       if (turn->on_progress != nullptr) turn->on_progress(*turn);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <vector>
@@ -23,7 +24,9 @@ class Lane {
   StepProgram::Scratch& scratch();
   bool idle() const { return turns_.empty() && block_turns_.empty(); }
 
-  void Add(Turn* turn) { turns_.push_back(turn); }
+  uint64_t steps_left() const { return steps_left_; }  // of all its turns
+
+  void Add(Turn* turn);
   // False: it was not here.
   bool Remove(Turn* turn);
 
@@ -52,6 +55,7 @@ class Lane {
   const StepProgram* program_;
   BatchRunner* runner_;  // null: this thread
   std::vector<Turn*> turns_;  // in order of arrival
+  uint64_t steps_left_ = 0;
   std::unique_ptr<StepProgram::Scratch> scratch_, spare_;  // the second one for others, where they come while a batch is half done
   Rows batch_;
   size_t stepping_ = 0;  // the first of turns_ whose step is half done

@@ -85,8 +85,9 @@ class Shard : private core::BatchRunner {
     size_t max_turn_answer_bytes = 3u << 20;  // below the 4 MB that clients take by default
     uint64_t park_after_us = 60'000'000;  // a stored session that is not used so long leaves its slot, a volatile one rests
     uint64_t slice_us = 50;  // computing goes on this long without a look at new messages, unless an answer is ready
-  // A turn that other sessions would hold up for longer, as far as can be foreseen, is refused. 0: none is; windows and memory are the bounds.
-  uint64_t max_wait_us = 0;
+    uint64_t most_slice_us = 1000;  // likewise where much waits already
+    // A turn that other sessions would hold up for longer, as far as can be foreseen, is refused. 0: none is; windows and memory are the bounds.
+    uint64_t max_wait_us = 0;
   };
 
   static constexpr uint64_t kSweepEveryUs = 1'000'000;  // one part of those that nobody uses
@@ -263,6 +264,7 @@ class Shard : private core::BatchRunner {
   absl::Status ChargeSteps(Account* account, uint64_t steps);
   bool RefuseBusy(Session* session, const v1::Step& step, uint64_t seq);  // true: it was
   uint64_t HeldUpUs(const Session& session, uint32_t steps) const;  // by turns of others
+  uint64_t SliceUs() const;
   void FinishPredict(TurnRecord* record);
   void FinishCanary();  // shard_canary.cc
 

@@ -19,6 +19,7 @@ namespace {
 
 constexpr size_t kSmallResponse = 256;
 constexpr size_t kApart = 2;  // turns between that something is asked for and that it is there
+constexpr uint64_t kLooksAQueue = 64;
 constexpr double kRowMemory = 1.0 / 16, kRowOutlier = 8;  // a process that is stopped for a while has not become slow
 
 // What a long answer has so far of its first output goes into its CRC at once: at the commit it would have to come from memory.
@@ -115,10 +116,16 @@ void Shard::NoteCrash(int signal) {
   }
 }
 
+// Who comes where much waits is held up by that in any case, and a look at the network for each message alone takes the time of those who are served.
+uint64_t Shard::SliceUs() const {
+  const auto queue_us = static_cast<uint64_t>(row_us_ * static_cast<double>(engine_.steps_left()));
+  return std::max(options_.slice_us, std::min(queue_us / kLooksAQueue, options_.most_slice_us));
+}
+
 void Shard::Work() {
   Working() = this;
   uint64_t now = services_.clock();
-  const uint64_t until = now + options_.slice_us;
+  const uint64_t until = now + SliceUs();
   finished_.clear();
   do {
     const size_t all = engine_.RunBatch(finished_);

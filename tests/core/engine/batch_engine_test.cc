@@ -258,6 +258,45 @@ TEST(BatchEngineTest, ATurnThatIsGivenUpInABlockDisturbsNobody) {
   EXPECT_EQ(first.output, expected[0]);
 }
 
+TEST(BatchEngineTest, TheStepsThatAreLeftAreThoseOfTheTurnsInside) {
+  const auto relu = MustCompile(testing::OneLayer("rnn_relu", 3, 5, 1), 64);
+  const auto pieces = MustCompile(testing::LstmStack(64, 400, 2, 1), 64);
+  Random random(5);
+  std::deque<Client> clients;
+  for (int i = 0; i < 60; ++i) {
+    Client& c = clients.emplace_back(i % 4 == 0 ? *pieces : *relu, 12, random);
+    if (i % 4 == 1) c.input[random.Below(c.input.size() / 2)] = std::numeric_limits<float>::infinity();  // ends before its end
+  }
+  BatchEngine engine;
+  std::vector<Turn*> finished, inside;
+  size_t failed = 0;
+  const auto check = [&] {
+    uint64_t left = 0;
+    for (const Turn* turn : inside) left += turn->steps - turn->done;
+    ASSERT_EQ(engine.steps_left(), left);
+    ASSERT_EQ(engine.waiting(), inside.size());
+  };
+  for (size_t next = 0; next < clients.size() || !engine.idle();) {
+    if (next < clients.size() && random.Below(2) == 0) {
+      clients[next].Begin(engine, static_cast<uint32_t>(next % 4 == 1 ? 12 : 1 + random.Below(12)));
+      inside.push_back(&clients[next++].turn);
+    } else if (!inside.empty() && random.Below(6) == 0) {
+      const auto gone = inside.begin() + static_cast<std::ptrdiff_t>(random.Below(inside.size()));
+      engine.Remove(*gone);
+      inside.erase(gone);
+    } else {
+      engine.RunBatch(finished);
+      for (const Turn* turn : std::exchange(finished, {})) {
+        failed += turn->status.ok() ? 0 : 1;
+        std::erase(inside, turn);
+      }
+    }
+    check();
+  }
+  EXPECT_EQ(engine.steps_left(), 0u);
+  EXPECT_GT(failed, 1u);
+}
+
 // A model whose step is more than one piece.
 std::shared_ptr<const StepProgram> Long() { return MustCompile(testing::LstmStack(64, 900, 2, 1), 64); }
 

@@ -24,9 +24,9 @@ class OverloadTest : public ::testing::Test {
     static const auto models = *LoadAllModels("models/repository", kBatch);
     return models;
   }
-  // Every call of Work computes one batch.
-  void Start(uint64_t max_wait_us, uint64_t tick_us) {
-    testing::ShardWorld::Options options{.shard = {.slice_us = 0, .max_wait_us = max_wait_us}, .max_sessions = 1000, .max_bytes = 64u << 20};
+  // Every call of Work computes one batch, unless much waits.
+  void Start(uint64_t max_wait_us, uint64_t tick_us, uint64_t most_slice_us = 0) {
+    testing::ShardWorld::Options options{.shard = {.slice_us = 0, .most_slice_us = most_slice_us, .max_wait_us = max_wait_us}, .max_sessions = 1000, .max_bytes = 64u << 20};
     options.clock = [this, tick_us] { return now_us_ += tick_us; };
     world_ = std::make_unique<testing::ShardWorld>(options, Models(), nullptr, &now_us_);
     for (size_t i = 0; i < sinks_.size(); ++i) streams_[i] = shard().Attach(&sinks_[i], "");
@@ -224,6 +224,26 @@ TEST_F(OverloadTest, AllPiecesCountAsTheTimeOfWhatTheyEndWith) {
   EXPECT_GT(calls, Batches()) << "the block is not in pieces";
   EXPECT_GE(shard().counters().batch_us.sum(), calls * kTick);
   EXPECT_EQ(Take(1).size(), 1u);
+}
+
+// A look at the network for each message alone is time that is taken from those who are served.
+TEST_F(OverloadTest, WhereMuchWaitsTheNetworkIsLookedAtLessOften) {
+  constexpr uint64_t kTick = 100, kMost = 500;
+  constexpr uint32_t kLanes = 40;
+  Start(0, kTick, kMost);
+  for (uint32_t lane = 1; lane <= kLanes; ++lane) Open(1, lane);
+  Send(1, 1, 1, 3);
+  EXPECT_EQ(Finish(), 3u) << "little waits: a look after each batch";
+  for (uint32_t lane = 1; lane <= kLanes; ++lane) Send(1, lane, lane == 1 ? 2 : 1, 64);
+  for (int i = 0; i < 5; ++i) {
+    const uint64_t before = now_us_;
+    const size_t batches = Batches();
+    shard().Work();
+    EXPECT_GT(Batches() - batches, 1u);
+    EXPECT_LE(now_us_ - before, kMost + 2 * kTick);
+  }
+  Finish();
+  EXPECT_EQ(Take(1).size(), kLanes + 1);
 }
 
 TEST_F(OverloadTest, ASimpleSessionIsMadeToWaitInstead) {
