@@ -48,13 +48,46 @@ LSTM_UNROLL(4)
   }
 }
 
-// acc += rows[m][begin + k] * w[k] for `steps` k's; kPanels neighbouring panels, `stride` floats apart, side by side.
-template <class V, class L, int kRows, int kPanels, int kSums, int kAhead>  // kAhead: vectors fetched ahead a step
-LSTM_INLINE void Accumulate(const float* w, size_t stride, [[maybe_unused]] bool far, const float* const* rows, size_t begin, size_t steps,
-                            const float*& ahead, typename V::Reg (&acc)[kRows][kPanels * kSums]) {
-  const float* a[kRows];
+// Where the factors of step k lie: in rows, or turned, those of a step side by side.
+template <int kRows>
+struct InRows {
+  InRows(const float* const* rows, size_t begin) {
 LSTM_UNROLL(8)
-  for (int m = 0; m < kRows; ++m) a[m] = rows[m] + begin;
+    for (int m = 0; m < kRows; ++m) a[m] = rows[m] + begin;
+  }
+  LSTM_INLINE float At(int m, size_t k) const { return a[m][k]; }
+  const float* a[kRows];
+};
+template <int kRows>
+struct Turned {
+  LSTM_INLINE float At(int m, size_t k) const { return a[k * kRows + static_cast<size_t>(m)]; }
+  const float* a;
+};
+
+// At most six rows.
+template <int kRows>
+void TurnRows(const float* const* rows, size_t steps, float* to) {
+  const InRows<kRows> from(rows, 0);
+  for (size_t k = 0; k < steps; ++k, to += kRows) {
+LSTM_UNROLL(8)
+    for (int m = 0; m < kRows; ++m) to[m] = from.At(m, k);
+  }
+}
+inline void TurnRows(const float* const* rows, size_t n, size_t steps, float* to) {
+  switch (n) {
+    case 1: return TurnRows<1>(rows, steps, to);
+    case 2: return TurnRows<2>(rows, steps, to);
+    case 3: return TurnRows<3>(rows, steps, to);
+    case 4: return TurnRows<4>(rows, steps, to);
+    case 5: return TurnRows<5>(rows, steps, to);
+    default: TurnRows<6>(rows, steps, to);
+  }
+}
+
+// acc += row m's factor k * w[k] for `steps` k's; kPanels neighbouring panels, `stride` floats apart, side by side.
+template <class V, class L, int kRows, int kPanels, int kSums, int kAhead, class Factors>  // kAhead: vectors fetched ahead a step
+LSTM_INLINE void Accumulate(const float* w, size_t stride, [[maybe_unused]] bool far, const Factors& a, size_t steps, const float*& ahead,
+                            typename V::Reg (&acc)[kRows][kPanels * kSums]) {
   w += L::kFirst * V::kWidth;
 LSTM_UNROLL(2)
   for (size_t k = 0; k < steps; ++k, w += L::kStep * V::kWidth) {
@@ -70,14 +103,14 @@ LSTM_UNROLL(4)
       for (int l = 0; l < L::kCount; ++l) weight[l] = V::Load(w + static_cast<size_t>(l) * V::kWidth);
 LSTM_UNROLL(8)
       for (int m = 0; m < kRows; ++m) {
-        const typename V::Reg factor = V::Set(a[m][k]);
+        const typename V::Reg factor = V::Set(a.At(m, k));
 LSTM_UNROLL(4)
         for (int l = 0; l < L::kCount; ++l) acc[m][L::kAt[l]] = V::Fma(factor, weight[l], acc[m][L::kAt[l]]);
       }
     } else {
       typename V::Reg factor[kRows];
 LSTM_UNROLL(8)
-      for (int m = 0; m < kRows; ++m) factor[m] = V::Set(a[m][k]);
+      for (int m = 0; m < kRows; ++m) factor[m] = V::Set(a.At(m, k));
 LSTM_UNROLL(2)
       for (int p = 0; p < kPanels; ++p) {
 LSTM_UNROLL(4)

@@ -221,7 +221,7 @@ void RunWide(const Job& job) {
 
 template <class V>
 constexpr Isa IsaOf(const char* name) {
-  return {name, V::kWidth, RunCell<V, LstmStep, LstmJob>, RunCell<V, GruAfterStep, GruAfterJob>,
+  return {name, V::kWidth, V::kTurns, RunCell<V, LstmStep, LstmJob>, RunCell<V, GruAfterStep, GruAfterJob>,
           RunCell<V, GruBeforeStep, GruBeforeJob>, RunWide<V, GruBlendStep, GruBlendJob>, RunWide<V, DenseStep, DenseJob>, RunMap<V>, RunNorm<V>};
 }
 

@@ -19,7 +19,7 @@ class Dense : public Layer {
     isa_.dense({ProductOf(weights_, count, rows.x, rows.h, scratch, range), squash_, rows.out, rows.copy});
   }
   Form Weighs() const override { return weights_.form(); }
-  size_t FarSteps() const override { return weights_.far_steps(); }
+  size_t Turned(size_t rows) const override { return weights_.turned(rows, isa_); }
   size_t Vectors() const override { return (weights_.units + isa_.width - 1) / isa_.width; }
 
  private:

@@ -43,7 +43,7 @@ class LstmLayer : public Layer {
   }
 
   Form Weighs() const override { return gates_.form(); }
-  size_t FarSteps() const override { return std::max(gates_.far_steps(), projection_.far_steps()); }
+  size_t Turned(size_t rows) const override { return std::max(gates_.turned(rows, isa_), projection_.turned(rows, isa_)); }
   size_t Vectors() const override { return (gates_.units + isa_.width - 1) / isa_.width; }
 
  private:
@@ -67,7 +67,7 @@ class GruAfterLayer : public Layer {
   }
 
   Form Weighs() const override { return weights_.form(); }
-  size_t FarSteps() const override { return weights_.far_steps(); }
+  size_t Turned(size_t rows) const override { return weights_.turned(rows, isa_); }
   size_t Vectors() const override { return (weights_.units + isa_.width - 1) / isa_.width; }
 
  private:
@@ -104,7 +104,7 @@ class GruBeforeLayer : public Layer {
   }
 
   Form Weighs() const override { return first_.form(); }
-  size_t FarSteps() const override { return std::max(first_.far_steps(), second_.far_steps()); }
+  size_t Turned(size_t rows) const override { return std::max(first_.turned(rows, isa_), second_.turned(rows, isa_)); }
   size_t Vectors() const override { return (first_.units + isa_.width - 1) / isa_.width; }
 
  private:

@@ -22,12 +22,17 @@ struct Weights {
   size_t x_steps = 0, h_steps = 0, units = 0;
   Form form() const { return weights.form(); }
   size_t steps() const { return StepsOfX(x_steps, form()) + h_steps; }
-  size_t far_steps() const { return weights.far() ? steps() : 0; }
+  // Floats of rows that are turned before they meet the weights (stream.h, panel.h).
+  size_t turned(size_t rows, const Isa& isa) const {
+    const size_t far = weights.far() ? std::min((rows + 3) / 4 * 4, kMostStreamRows) : 0;
+    return std::max(far, isa.turns && weights.wide(steps()) ? rows : 0) * steps();
+  }
 };
 
 struct BaseScratch : FusedOp::Scratch {
   AlignedBuffer<float> partial;
   AlignedBuffer<float> turned;
+  bool is_turned = false;
   AlignedBuffer<float> sums;  // of the rows of many steps, between their input and their recurrent part
   size_t sums_stride = 0, first = 0;
   bool backwards = false;  // every other run
@@ -45,7 +50,7 @@ class Layer : public FusedOp {
     const size_t block = std::min(max_rows, kBlockRows);
     std::unique_ptr<BaseScratch> scratch = MakeBlockScratch(block);
     scratch->partial = AlignedBuffer<float>(block * 4 * isa_.width);
-    scratch->turned = AlignedBuffer<float>(std::min((block + 3) / 4 * 4, kMostStreamRows) * FarSteps());
+    scratch->turned = AlignedBuffer<float>(Turned(block));
     if (many_steps) {
       scratch->sums_stride = std::min(max_rows, kMaxManyRows) * 4 * isa_.width;
       scratch->sums = AlignedBuffer<float>(Vectors() * scratch->sums_stride);
@@ -100,14 +105,15 @@ class Layer : public FusedOp {
   virtual void RunBlock(Range range, size_t count, const Rows& rows, BaseScratch& scratch) const = 0;
   static bool Last(const BaseScratch& scratch) { return scratch.part + 1 == scratch.parts; }
   virtual Form Weighs() const = 0;
-  virtual size_t FarSteps() const = 0;  // of the product that has most of those whose weights are far
+  virtual size_t Turned(size_t rows) const = 0;  // of the product that has most
   virtual size_t Vectors() const = 0;  // of units: as many panels or more than the sums over x have
 
   // kWhole: what follows the first product, all of it at once.
   Product ProductOf(const Weights& w, size_t count, const float* const* x, const float* const* h, BaseScratch& scratch, Range range = Range::kWhole) const {
     const size_t input = StepsOfX(w.x_steps, w.form());
     Product out = {w.weights.data(), w.weights.scales(), w.bias.data(), w.x_steps, w.h_steps, w.units, count, x, h, scratch.partial.data(), 0, w.steps(), nullptr, 0, w.form(),
-                   w.weights.far(), scratch.turned.data(), scratch.backwards, 0, 1};
+                   w.weights.far(), scratch.turned.data(), isa_.turns && w.weights.wide(w.steps()) ? &scratch.is_turned : nullptr, scratch.backwards, 0, 1};
+    if (range != Range::kAll || scratch.part == 0) scratch.is_turned = false;
     if (range == Range::kWhole) return out;
     if (range == Range::kAll) {
       // What the run before read last comes first.

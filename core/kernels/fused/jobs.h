@@ -46,7 +46,8 @@ struct Product {
   size_t sums_stride;
   Form form;
   bool far;       // no cache holds the weights between two steps
-  float* turned;  // far: [kMostStreamRows] times the steps, those of the first segment as StepsOfX has them
+  float* turned;  // far: [kMostStreamRows] times the steps, those of the first segment as StepsOfX has them; turns: [rows] times the steps
+  bool* is_turned;  // the rows lie there from the part before; null: they are not worth it
   bool backwards;  // the last panel first: no sum knows, and what the run before read last is still in the cache
   size_t part, parts;  // of the panels, in order of their place, one of so many parts alone
 };
@@ -129,6 +130,7 @@ struct NormJob {  // fused_map.h
 struct Isa {
   const char* name;
   size_t width;  // floats of a vector
+  bool turns;    // rows that meet wide weights, see panel.h
   void (*lstm)(const LstmJob&);
   void (*gru_after)(const GruAfterJob&);
   void (*gru_before)(const GruBeforeJob&);

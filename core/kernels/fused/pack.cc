@@ -85,7 +85,7 @@ constexpr size_t kHugePage = size_t{2} << 20;
 }  // namespace
 
 PackedWeights::PackedWeights(size_t floats, size_t scales, Form form, FusedOp::Large large)
-    : scales_(form == Form::kBytes ? scales : 0), form_(form), far_(large == FusedOp::Large::kAlways || floats * sizeof(float) >= FusedOp::kFarFrom) {
+    : scales_(form == Form::kBytes ? scales : 0), form_(form), floats_(floats), far_(large == FusedOp::Large::kAlways || floats * sizeof(float) >= FusedOp::kFarFrom), always_(large == FusedOp::Large::kAlways) {
   std::fill_n(scales_.data(), scales_.size(), 1.0f);  // of units that only fill a vector
   const bool huge = floats * sizeof(float) >= kHugePage;
   const size_t alignment = huge ? kHugePage : 64;

@@ -23,6 +23,8 @@ class PackedWeights {
   const float* data() const { return data_.get(); }
   Form form() const { return form_; }
   bool far() const { return far_; }
+  // Of so many steps of k: enough that rows are worth being turned first (panel.h).
+  bool wide(size_t steps) const { return form_ == Form::kFloats && (always_ || (floats_ >= FusedOp::kTurnsFrom && floats_ >= FusedOp::kTurnsFromUnits * steps)); }
   float* scales() { return scales_.data(); }
   const float* scales() const { return scales_.data(); }  // null where the form has none
 
@@ -33,7 +35,8 @@ class PackedWeights {
   std::unique_ptr<float, Free> data_;
   AlignedBuffer<float> scales_;
   Form form_ = Form::kFloats;
-  bool far_ = false;
+  size_t floats_ = 0;
+  bool far_ = false, always_ = false;
 };
 
 // A row-major matrix [.., steps] that a segment of a panel multiplies, and per vector of the panel the row of its first

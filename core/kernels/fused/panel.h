@@ -1,60 +1,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "core/kernels/fused/accumulate.h"
-#include "core/kernels/fused/jobs.h"
+#include "core/kernels/fused/layout.h"
 
 // How a batch of rows goes through the panels of a product. Included by isa_*.cc alone, each compiled for its own
 // instruction set. All of it has internal linkage, and none of it calls an inline function of the standard library: of two
 // copies of such a function the linker keeps one, and might hand the one made for AVX-512 to a machine without it.
 namespace lstm::core::fused {
 namespace {
-
-// Where things lie. An Op has
-//   kSums                 sums of a panel (vectors)
-//   kAlone                there is one panel, what a wide layer has left: a few rows and vectors, not worth code of their own
-//   X, H                  Lanes of the first and the second segment
-//   product               what jobs.h says; weights and bias begin with the first of these panels
-//   Init(panel, row, Reg*), Finish(panel, row, Reg*), and perhaps FinishLate(panel, row, const Reg*), which runs when all
-//   rows of a tile have finished: one long chain of dependent operations a row is two short ones, of which more overlap
-template <class V, class Op, Form kForm>
-struct Layout {
-  Layout(const Op& op, size_t first, size_t panels)
-      : op_(op), p_(op.product), first_(first), panels_(panels), x_steps_(StepsOfX(p_.x_steps, kForm)), steps_(x_steps_ + p_.h_steps), stride_(At(steps_)),
-        scales_stride_(static_cast<size_t>((p_.x_steps > 0 ? Op::X::kCount : 0) + (p_.h_steps > 0 ? Op::H::kCount : 0)) * V::kWidth) {}
-
-  size_t Panel(size_t i) const { return first_ + (p_.backwards ? panels_ - 1 - i : i); }
-
-  // Where step k begins in a panel.
-  size_t At(size_t k) const {
-    return k < x_steps_ ? FloatsOf(k, V::kWidth, kForm) * Op::X::kCount
-                        : FloatsOf(x_steps_, V::kWidth, kForm) * Op::X::kCount + FloatsOf(k - x_steps_, V::kWidth, kForm) * Op::H::kCount;
-  }
-  // Steps of k of a chunk of so many bytes or a little more.
-  size_t Chunk(size_t bytes) const {
-    const size_t chunks = (stride_ * sizeof(float) + bytes - 1) / bytes;
-    return StepsOfX(chunks == 0 ? 1 : (steps_ + chunks - 1) / chunks, kForm);
-  }
-  // What is read after [.., end) of the i-th panel.
-  const float* Next(size_t i, size_t end) const {
-    return p_.weights + (end < p_.end ? Panel(i) * stride_ + At(end) : Panel(i + 1 < panels_ ? i + 1 : i) * stride_ + At(p_.begin));
-  }
-
-  // Sums come from and go to `partial` or `sums`, those of a row from `first` on.
-  LSTM_INLINE float* Waiting(size_t panel, size_t row, size_t first) const {
-    return (p_.sums != nullptr ? p_.sums + panel * p_.sums_stride : p_.partial) + (row * 4 + first) * V::kWidth;
-  }
-
-  // Bytes alone: a segment's first scales.
-  LSTM_INLINE const float* ScalesOfX(size_t panel) const { return kForm == Form::kBytes ? p_.scales + panel * scales_stride_ : nullptr; }
-  LSTM_INLINE const float* ScalesOfH(size_t panel) const {
-    return kForm == Form::kBytes ? ScalesOfX(panel) + static_cast<size_t>(p_.x_steps > 0 ? Op::X::kCount : 0) * V::kWidth : nullptr;
-  }
-
-  const Op& op_;
-  const Product& p_;
-  const size_t first_, panels_, x_steps_, steps_, stride_, scales_stride_;
-};
 
 // Runs an Op's rows through `panels` panels from the first on, tile by tile of a few rows and all sums.
 template <class V, class Op, Form kForm>
@@ -96,17 +49,45 @@ class Panels : Layout<V, Op, kForm> {
   void Pairs() const {
     const size_t pairs = panels_ / 2;
     const bool odd = panels_ % 2 != 0;
-    if (odd && p_.backwards) Tile<kRows, 1, 0>(first_ + panels_ - 1, 0, p_.begin, p_.end, nullptr);
-    for (size_t i = 0; i < pairs; ++i) Tile<kRows, 2, 0>(first_ + 2 * (p_.backwards ? pairs - 1 - i : i), 0, p_.begin, p_.end, nullptr);
-    if (odd && !p_.backwards) Tile<kRows, 1, 0>(first_ + panels_ - 1, 0, p_.begin, p_.end, nullptr);
+    if (odd && p_.backwards) Tile<kRows, 1, 0, false>(first_ + panels_ - 1, 0, p_.begin, p_.end, nullptr);
+    for (size_t i = 0; i < pairs; ++i) Tile<kRows, 2, 0, false>(first_ + 2 * (p_.backwards ? pairs - 1 - i : i), 0, p_.begin, p_.end, nullptr);
+    if (odd && !p_.backwards) Tile<kRows, 1, 0, false>(first_ + panels_ - 1, 0, p_.begin, p_.end, nullptr);
   }
   void Singles() const {
-    for (size_t i = 0; i < panels_; ++i) AnyTile<0>(p_.rows, Panel(i), 0, p_.begin, p_.end, nullptr);
+    for (size_t i = 0; i < panels_; ++i) AnyTile<0, false>(p_.rows, Panel(i), 0, p_.begin, p_.end, nullptr);
   }
 
   // Tiles of nearly equal height, chunk of k after chunk; the sums wait in `partial`, as exact as in a register. While the
   // first tiles run the next chunk is fetched, spread over them: memory can do no more at a time.
   void Many() const {
+    if constexpr (kMayTurn) {
+      if (p_.is_turned != nullptr) {
+        if (!*p_.is_turned) TurnTiles();
+        *p_.is_turned = true;
+        return Tiles<true>();
+      }
+    }
+    Tiles<false>();
+  }
+
+  // Factors of a tile side by side, step after step: one stream to read from, where rows that lie apart are six, which a cache may have to keep in
+  // the same few places. Worth it where enough panels read them.
+  static constexpr bool kMayTurn = V::kTurns && kForm == Form::kFloats && !Op::kAlone;
+  void TurnTiles() const {
+    const size_t tiles = (p_.rows + kHeight - 1) / kHeight;
+    const size_t height = p_.rows / tiles, taller = p_.rows % tiles;
+    for (size_t t = 0, row = 0; t < tiles; ++t) {
+      const size_t n = height + (t < taller ? 1 : 0);
+      float* const to = p_.turned + row * steps_;
+      if (p_.begin < p_.x_steps) TurnRows(p_.x + row, n, p_.x_steps, to);
+      if (p_.end > x_steps_) TurnRows(p_.h + row, n, p_.h_steps, to + x_steps_ * n);
+      row += n;
+    }
+  }
+  static constexpr size_t kManyTiles = 8;  // a share of the next chunk is then few enough lines to be asked for at once
+
+  template <bool kTurned>
+  void Tiles() const {
     const size_t tiles = (p_.rows + kHeight - 1) / kHeight;
     const size_t height = p_.rows / tiles, taller = p_.rows % tiles;
     const size_t chunk = Base::Chunk(kChunkBytes);
@@ -121,14 +102,17 @@ class Panels : Layout<V, Op, kForm> {
           [[maybe_unused]] const size_t passes = kHalves && n > static_cast<size_t>(V::kTileRows) ? 2 : 1;
           [[maybe_unused]] const float* const from = next + ahead * FloatsOf(end - begin, V::kWidth, kForm);
           if constexpr (!V::kPrefetches || Op::kAlone) {
-            AnyTile<0>(n, panel, row, begin, end, nullptr);
+            AnyTile<0, kTurned>(n, panel, row, begin, end, nullptr);
+          } else if (kTurned && tiles >= kManyTiles) {
+            Fetch(next, At(end) - At(begin), t, tiles);
+            AnyTile<0, kTurned>(n, panel, row, begin, end, nullptr);
           } else if (ahead >= kSums) {
-            AnyTile<0>(n, panel, row, begin, end, nullptr);
+            AnyTile<0, kTurned>(n, panel, row, begin, end, nullptr);
           } else if (tiles * passes >= kSums) {
-            AnyTile<1>(n, panel, row, begin, end, from);
+            AnyTile<1, kTurned>(n, panel, row, begin, end, from);
             ahead += passes;
           } else {
-            AnyTile<2>(n, panel, row, begin, end, from);
+            AnyTile<2, kTurned>(n, panel, row, begin, end, from);
             ahead += 2 * passes;
           }
           row += n;
@@ -137,28 +121,35 @@ class Panels : Layout<V, Op, kForm> {
       } while (begin < p_.end);
     }
   }
+  // The t-th tile's share of so many floats.
+  LSTM_INLINE static void Fetch(const float* from, size_t floats, size_t t, size_t tiles) {
+    constexpr size_t kLine = 16;
+    const size_t share = (floats / tiles + kLine) / kLine * kLine, begin = t * share, end = begin + share < floats ? begin + share : floats;
+    for (size_t at = begin; at < end; at += kLine) V::Prefetch(from + at);
+  }
+
   // Where four sums a row fill the registers at three rows, six rows with two sums each read half the weights a product.
   static constexpr bool kHalves = V::kTileRows == 3 && Op::X::kCount == 4 && Op::H::kCount == 4;
   static constexpr size_t kHeight = kHalves ? 6 : V::kTileRows;
 
-  template <int kAhead>
+  template <int kAhead, bool kTurned>
   LSTM_INLINE void AnyTile(size_t rows, size_t panel, size_t row, size_t begin, size_t end, const float* ahead) const {
     switch (rows) {
-      case 1: Tile<1, 1, kAhead>(panel, row, begin, end, ahead); break;
-      case 2: Tile<2, 1, kAhead>(panel, row, begin, end, ahead); break;
-      case 3: Tile<3, 1, kAhead>(panel, row, begin, end, ahead); break;
+      case 1: Tile<1, 1, kAhead, kTurned>(panel, row, begin, end, ahead); break;
+      case 2: Tile<2, 1, kAhead, kTurned>(panel, row, begin, end, ahead); break;
+      case 3: Tile<3, 1, kAhead, kTurned>(panel, row, begin, end, ahead); break;
       default:
         if constexpr (kHalves) {
           switch (rows) {
-            case 4: HalfTiles<4, kAhead>(panel, row, begin, end, ahead); break;
-            case 5: HalfTiles<5, kAhead>(panel, row, begin, end, ahead); break;
-            default: HalfTiles<6, kAhead>(panel, row, begin, end, ahead);
+            case 4: HalfTiles<4, kAhead, kTurned>(panel, row, begin, end, ahead); break;
+            case 5: HalfTiles<5, kAhead, kTurned>(panel, row, begin, end, ahead); break;
+            default: HalfTiles<6, kAhead, kTurned>(panel, row, begin, end, ahead);
           }
         } else if constexpr (V::kTileRows > 3) {
           switch (rows) {
-            case 4: Tile<4, 1, kAhead>(panel, row, begin, end, ahead); break;
-            case 5: Tile<5, 1, kAhead>(panel, row, begin, end, ahead); break;
-            default: Tile<6, 1, kAhead>(panel, row, begin, end, ahead);
+            case 4: Tile<4, 1, kAhead, kTurned>(panel, row, begin, end, ahead); break;
+            case 5: Tile<5, 1, kAhead, kTurned>(panel, row, begin, end, ahead); break;
+            default: Tile<6, 1, kAhead, kTurned>(panel, row, begin, end, ahead);
           }
         }
     }
@@ -172,7 +163,7 @@ class Panels : Layout<V, Op, kForm> {
   }
 
   // k in [begin, end) of kRows rows and kPanels panels.
-  template <int kRows, int kPanels, int kAhead>
+  template <int kRows, int kPanels, int kAhead, bool kTurned>
   void Tile(size_t panel, size_t row, size_t begin, size_t end, const float* ahead) const {
     Reg acc[kRows][kPanels * kSums];
     if (begin == 0) {
@@ -184,7 +175,7 @@ LSTM_UNROLL(2)
     } else {
       Resume<kRows, kPanels>(panel, row, 0, acc);
     }
-    Segments<typename Op::X, typename Op::H, kRows, kPanels, kPanels * kSums, kAhead>(panel, row, begin, end, ahead, acc);
+    Segments<typename Op::X, typename Op::H, kRows, kPanels, kPanels * kSums, kAhead, kTurned>(panel, row, begin, end, ahead, acc);
     if (end == steps_) {
       // A second array, for this loop is not unrolled: the first one then stays in registers.
       Reg sums[kRows][kPanels * kSums];
@@ -200,14 +191,14 @@ LSTM_UNROLL(8)
   }
 
   // The same, two sums of every row and then the other two.
-  template <int kRows, int kAhead>
+  template <int kRows, int kAhead, bool kTurned>
   void HalfTiles(size_t panel, size_t row, size_t begin, size_t end, const float* ahead) const {
     Reg sums[kRows][4];
-    HalfTile<0, kRows, kAhead>(panel, row, begin, end, ahead, sums);
-    HalfTile<2, kRows, kAhead>(panel, row, begin, end, ahead + kAhead * FloatsOf(end - begin, V::kWidth, kForm), sums);
+    HalfTile<0, kRows, kAhead, kTurned>(panel, row, begin, end, ahead, sums);
+    HalfTile<2, kRows, kAhead, kTurned>(panel, row, begin, end, ahead + kAhead * FloatsOf(end - begin, V::kWidth, kForm), sums);
     if (end == steps_) Finish<kRows, 1>(panel, row, sums);
   }
-  template <int kFirst, int kRows, int kAhead>
+  template <int kFirst, int kRows, int kAhead, bool kTurned>
   LSTM_INLINE void HalfTile(size_t panel, size_t row, size_t begin, size_t end, const float* ahead, Reg (&sums)[kRows][4]) const {
     Reg acc[kRows][2];
     if (begin == 0) {
@@ -221,7 +212,7 @@ LSTM_UNROLL(8)
     } else {
       Resume<kRows, 1>(panel, row, kFirst, acc);
     }
-    Segments<HalfLanes<kFirst>, HalfLanes<kFirst>, kRows, 1, 2, kAhead>(panel, row, begin, end, ahead, acc);
+    Segments<HalfLanes<kFirst>, HalfLanes<kFirst>, kRows, 1, 2, kAhead, kTurned>(panel, row, begin, end, ahead, acc);
     if (end == steps_) {
 LSTM_UNROLL(8)
       for (int m = 0; m < kRows; ++m) {
@@ -233,32 +224,36 @@ LSTM_UNROLL(8)
     }
   }
 
-  template <class X, class H, int kRows, int kPanels, int kAll, int kAhead>
+  template <class X, class H, int kRows, int kPanels, int kAll, int kAhead, bool kTurned>
   LSTM_INLINE void Segments(size_t panel, size_t row, size_t begin, size_t end, const float* ahead, Reg (&acc)[kRows][kAll]) const {
     const float* const w = p_.weights + panel * stride_;
     if (begin < p_.x_steps) {
       const size_t stop = end < p_.x_steps ? end : p_.x_steps;
       const float* const scales = Base::ScalesOfX(panel);
       if (begin == 0) Rescale<X, kRows, kPanels>(scales, acc, Divided());
-      Sum<X, kRows, kPanels, kAhead>(w + At(begin), p_.x + row, begin, stop - begin, ahead, acc);
+      Sum<X, kRows, kPanels, kAhead, kTurned>(w + At(begin), p_.x + row, TurnedAt<kRows, kTurned>(row, begin), begin, stop - begin, ahead, acc);
       if (stop == p_.x_steps) Rescale<X, kRows, kPanels>(scales, acc, Multiplied());
     }
     if (end > x_steps_) {
       const size_t start = begin > x_steps_ ? begin - x_steps_ : 0;
       const float* const scales = Base::ScalesOfH(panel);
       if (start == 0) Rescale<H, kRows, kPanels>(scales, acc, Divided());
-      Sum<H, kRows, kPanels, kAhead>(w + At(x_steps_ + start), p_.h + row, start, end - x_steps_ - start, ahead, acc);
+      Sum<H, kRows, kPanels, kAhead, kTurned>(w + At(x_steps_ + start), p_.h + row, TurnedAt<kRows, kTurned>(row, x_steps_ + start), start, end - x_steps_ - start, ahead, acc);
       if (end == steps_) Rescale<H, kRows, kPanels>(scales, acc, Multiplied());
     }
   }
-  template <class L, int kRows, int kPanels, int kAhead, int kAll>
-  LSTM_INLINE void Sum(const float* w, const float* const* rows, size_t begin, size_t steps, const float*& ahead, Reg (&acc)[kRows][kAll]) const {
+  template <int kRows, bool kTurned>
+  LSTM_INLINE const float* TurnedAt(size_t row, size_t k) const { return kTurned ? p_.turned + row * steps_ + k * kRows : nullptr; }
+  template <class L, int kRows, int kPanels, int kAhead, bool kTurned, int kAll>
+  LSTM_INLINE void Sum(const float* w, const float* const* rows, [[maybe_unused]] const float* turned, size_t begin, size_t steps, const float*& ahead, Reg (&acc)[kRows][kAll]) const {
     if constexpr (kForm == Form::kBytes) {
       AccumulateBytes<V, L, kRows, kPanels, kAll / kPanels, kAhead>(w, stride_, p_.far, rows, begin, steps, ahead, acc);
     } else if constexpr (kForm == Form::kPairs) {
       AccumulatePairs<V, L, kRows, kPanels, kAll / kPanels, kAhead>(w, stride_, p_.far, rows, begin, steps, ahead, acc);
+    } else if constexpr (kTurned) {
+      Accumulate<V, L, kRows, kPanels, kAll / kPanels, kAhead>(w, stride_, false, Turned<kRows>{turned}, steps, ahead, acc);
     } else {
-      Accumulate<V, L, kRows, kPanels, kAll / kPanels, kAhead>(w, stride_, p_.far, rows, begin, steps, ahead, acc);
+      Accumulate<V, L, kRows, kPanels, kAll / kPanels, kAhead>(w, stride_, p_.far, InRows<kRows>(rows, begin), steps, ahead, acc);
     }
   }
 

@@ -16,6 +16,7 @@ struct Avx2 {
   static constexpr int kTileRows = 3;  // 3 * 4 sums, 3 factors and a weight: all 16 registers
   static constexpr bool kPrefetches = true;
   static constexpr size_t kStreamRows = 0;  // none: 16 registers hold no sums of so many rows beside each other; tiles are 1.1 to 1.6 times as fast (Zen 3)
+  static constexpr bool kTurns = true;  // 1.05 to 1.15 times as fast (Zen 3)
 
   static __m256i Mask(size_t n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));

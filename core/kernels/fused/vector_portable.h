@@ -16,6 +16,7 @@ struct Portable {
   static constexpr int kTileRows = 6;
   static constexpr bool kPrefetches = false;
   static constexpr size_t kStreamRows = 24;
+  static constexpr bool kTurns = false;
   struct Reg {
     float v[kWidth];
   };
