@@ -116,10 +116,12 @@ void Shard::NoteCrash(int signal) {
   }
 }
 
-// Who comes where much waits is held up by that in any case, and a look at the network for each message alone takes the time of those who are served.
+// Where many turns with many steps wait, who comes is held up by them in any case, and a look at the network for each message alone takes the time of
+// those who are served. One long turn holds up nobody for longer than a step.
 uint64_t Shard::SliceUs() const {
+  const auto round_us = static_cast<uint64_t>(row_us_ * static_cast<double>(engine_.waiting()));
   const auto queue_us = static_cast<uint64_t>(row_us_ * static_cast<double>(engine_.steps_left()));
-  return std::max(options_.slice_us, std::min(queue_us / kLooksAQueue, options_.most_slice_us));
+  return std::max(options_.slice_us, std::min({round_us, queue_us / kLooksAQueue, options_.most_slice_us}));
 }
 
 void Shard::Work() {

@@ -246,6 +246,20 @@ TEST_F(OverloadTest, WhereMuchWaitsTheNetworkIsLookedAtLessOften) {
   EXPECT_EQ(Take(1).size(), kLanes + 1);
 }
 
+TEST_F(OverloadTest, BesideOneLongTurnTheNetworkIsLookedAtAsOftenAsEver) {
+  constexpr uint64_t kTick = 100, kMost = 500;
+  Start(0, kTick, kMost);
+  Open(1, 1);
+  Send(1, 1, 1, 3);
+  EXPECT_EQ(Finish(), 3u);
+  Send(1, 1, 2, 640);
+  const uint64_t before = now_us_;
+  shard().Work();
+  EXPECT_LE(now_us_ - before, 3 * kTick) << "a step or a block, and no more";
+  Finish();
+  EXPECT_EQ(Take(1).size(), 2u);
+}
+
 TEST_F(OverloadTest, ASimpleSessionIsMadeToWaitInstead) {
   Start(1, 1000);
   for (uint32_t lane = 1; lane <= 20; ++lane) Open(1, lane, true);
