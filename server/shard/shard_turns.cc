@@ -120,6 +120,7 @@ void Shard::NoteCrash(int signal) {
 // those who are served. One long turn holds up nobody for longer than a step.
 uint64_t Shard::SliceUs() const {
   const auto round_us = static_cast<uint64_t>(row_us_ * static_cast<double>(engine_.waiting()));
+  if (round_us <= options_.slice_us) return options_.slice_us;
   const auto queue_us = static_cast<uint64_t>(row_us_ * static_cast<double>(engine_.steps_left()));
   return std::max(options_.slice_us, std::min({round_us, queue_us / kLooksAQueue, options_.most_slice_us}));
 }
