@@ -26,7 +26,7 @@ constexpr uint32_t kWindow = 64;
 constexpr size_t kOpeners = 16;
 constexpr size_t kMostAlone = 32;  // each has two threads here
 constexpr size_t kTurns = 64;
-constexpr std::chrono::seconds kHopeless(2);  // that the client is behind, where a bar is to be kept
+constexpr std::chrono::seconds kHopeless(2);  // that the client is behind, where a bar below that is to be kept
 
 v1::Step RandomTurn(const v1::ModelInfo& model, uint32_t steps, std::minstd_rand& random) {
   v1::Step step;
@@ -239,6 +239,7 @@ absl::StatusOr<Paced> Crowd::Run(const Pace& pace) {
   std::thread churner;
   const auto begin = Clock::now() + std::chrono::milliseconds(50);
   if (options_.churn > 0) churner = std::thread([&] { Churn(stop, paced); });
+  const Clock::duration behind = std::max<Clock::duration>(kHopeless, after(pace.p99_bar_us * 1e-6));
   auto shown = begin;
   uint64_t answered = 0;
   for (uint64_t n = 0; n < total && (pace.p99_bar_us <= 0 || tally_.errors() == 0); ++n) {
@@ -250,7 +251,7 @@ absl::StatusOr<Paced> Crowd::Run(const Pace& pace) {
     }
     if (n >= warm) paced.late_us.push_back(std::chrono::duration<float, std::micro>(Clock::now() - due).count());
     if (!Send(*slots_[n % slots_.size()], due, n >= warm).ok()) break;
-    const bool hopeless = pace.p99_bar_us > 0 && (tally_.beyond_bar() * 100 > total - warm || Clock::now() - due > kHopeless);
+    const bool hopeless = pace.p99_bar_us > 0 && (tally_.beyond_bar() * 100 > total - warm || Clock::now() - due > behind);
     if (hopeless) {
       paced.stopped = true;
       break;
