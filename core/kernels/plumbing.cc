@@ -75,33 +75,46 @@ RowFunction Gather(const std::vector<int32_t>& index, const std::vector<size_t>&
   };
 }
 
-// A selection as runs of elements that lie side by side on both sides, or of one element again and again.
-RowFunction Select(const SelectOp& op, const std::vector<size_t>& widths) {
-  struct Piece {
-    size_t input, begin, count;
-    bool same;
-  };
+// Elements of one input that lie side by side in the output, and so many elements apart in the input: 1, -1, or 0 where it is one again and again.
+struct Piece {
+  size_t input, begin, count;
+  int step;
+};
+
+std::vector<Piece> Pieces(const std::vector<int32_t>& index, const std::vector<size_t>& widths) {
   std::vector<Piece> pieces;
-  for (int32_t i : *op.index) {
+  for (int32_t i : index) {
     size_t input = 0, at = static_cast<size_t>(i);
     while (at >= widths[input]) at -= widths[input++];
     Piece* const last = pieces.empty() || pieces.back().input != input ? nullptr : &pieces.back();
-    if (last != nullptr && last->begin == at && (last->same || last->count == 1)) {
-      last->same = true;
-      ++last->count;
-    } else if (last != nullptr && !last->same && last->begin + last->count == at) {
+    const auto apart = last == nullptr ? 0 : static_cast<int64_t>(at) - static_cast<int64_t>(last->begin) - static_cast<int64_t>(last->count - 1) * last->step;
+    if (last != nullptr && apart >= -1 && apart <= 1 && (last->count == 1 || apart == last->step)) {
+      last->step = static_cast<int>(apart);
       ++last->count;
     } else {
-      pieces.push_back({input, at, 1, false});
+      pieces.push_back({input, at, 1, 1});
     }
   }
-  constexpr size_t kShortRun = 12;
-  if (pieces.size() * kShortRun > op.index->size()) return Gather(*op.index, widths);
+  return pieces;
+}
+
+// A selection as pieces, where they are not too short.
+RowFunction Select(const SelectOp& op, const std::vector<size_t>& widths) {
+  constexpr size_t kShort = 6;
+  const std::vector<Piece> pieces = Pieces(*op.index, widths);
+  if (pieces.size() * kShort > op.index->size()) return Gather(*op.index, widths);
   return [pieces](const RowView& row) {
     float* out = row.out;
     for (const Piece& piece : pieces) {
       const float* const from = row.in[piece.input] + piece.begin;
-      out = piece.same ? std::fill_n(out, piece.count, *from) : std::copy_n(from, piece.count, out);
+      if (piece.step == 1) {
+        std::copy_n(from, piece.count, out);
+      } else if (piece.step == 0) {
+        std::fill_n(out, piece.count, *from);
+      } else {
+        std::reverse_copy(from + 1 - piece.count, from + 1, out);
+      }
+      out += piece.count;
     }
   };
 }

@@ -214,11 +214,16 @@ RowFunction Affine(const AffineOp& op, size_t n, size_t last) {
   };
 }
 
-// The same in vectors, where both are one element or one for each: two roundings here as there.
-RowFunction AffineInVectors(const AffineOp& op, FusedOp::InstructionSet set, size_t n) {
-  return [op, times = *FusedMap::Of(ElementwiseKind::kMultiply, set), plus = *FusedMap::Of(ElementwiseKind::kAdd, set), n](const void* const* in, float* out) {
-    times.Run(F(in[0]), op.scale->values.data(), op.scale->values.size() == 1, n, out);
-    plus.Run(out, op.offset->values.data(), op.offset->values.size() == 1, n, out);
+// The same in vectors: two roundings here as there, or one where nothing is added.
+RowFunction AffineInVectors(const AffineOp& op, FusedOp::InstructionSet set, size_t n, size_t last) {
+  const auto each = [n, last](const FusedMap& map, const AlignedBuffer<float>& b, const float* a, float* out) {
+    const bool one = b.size() == 1;
+    for (size_t at = 0, width = one ? n : last; at < n; at += width) map.Run(a + at, b.data(), one, width, out + at);
+  };
+  const bool adds = op.offset->values.size() > 1 || op.offset->values[0] != 0;
+  return [op, each, adds, times = *FusedMap::Of(ElementwiseKind::kMultiply, set), plus = *FusedMap::Of(ElementwiseKind::kAdd, set)](const void* const* in, float* out) {
+    each(times, op.scale->values, F(in[0]), out);
+    if (adds) each(plus, op.offset->values, out, out);
   };
 }
 
@@ -271,8 +276,7 @@ absl::StatusOr<std::unique_ptr<const Kernel>> MakePointwiseKernel(const KernelCo
       for (size_t o = 0; o < outer; ++o) y = std::copy_n(F(in[0]) + o * last + begin, out_last, y);
     };
   } else if (const auto* affine = std::get_if<AffineOp>(&node.op)) {
-    const auto whole = [n](const ConstantPtr& c) { return c->values.size() == 1 || c->values.size() == n; };
-    row = vectors && whole(affine->scale) && whole(affine->offset) ? AffineInVectors(*affine, set, n) : Affine(*affine, n, last);
+    row = vectors ? AffineInVectors(*affine, set, n, last) : Affine(*affine, n, last);
   } else {
     row = [n](const void* const* in, float* y) { std::copy_n(F(in[0]), n, y); };  // Reshape
   }

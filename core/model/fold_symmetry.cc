@@ -3,29 +3,38 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <numeric>
 #include <optional>
 #include <utility>
+
+#include "core/model/selections.h"
 
 namespace lstm::core {
 namespace {
 
 constexpr size_t kFewestInputs = 32, kFewestWeights = 4096;  // less is not worth two more ops
+constexpr size_t kFewestOfMultiples = 8192;                  // nor five
+constexpr float kTolerance = 0x1p-22f;                       // of a column's largest weight: two roundings of each of two numbers
+constexpr size_t kMostAlone = 3;                             // of the largest columns
+constexpr size_t kMostLooks = size_t{1} << 25;               // at a row of two columns, for one model
+constexpr size_t kMostColumns = 2048;                        // each is compared with each
 constexpr size_t kLongestName = 180;                         // what is made of it has to be a name too
 constexpr size_t kMostIndexes = size_t{1} << 20;             // of one selection that is made
-constexpr size_t kMostJoined = size_t{1} << 23;              // elements that all selections which are joined look at; the others stay as they are
 
 size_t Count(const Model& model, ValueId id) { return static_cast<size_t>(CheckedElementCount(model.values[static_cast<size_t>(id)].shape)); }
 
-// Columns a and b of the weight that go together; b < 0: one that stays alone.
+// Columns a and b of the weight that go together: b is a times the ratio, in each row with one sign or the other. b < 0: one that stays alone.
 struct Pair {
   int32_t a = 0, b = -1;
+  float ratio = 1;
 };
 struct Symmetry {
-  std::vector<Pair> pairs;
-  std::vector<size_t> even, odd;  // rows
+  std::vector<Pair> pairs;              // without the columns that are zeros
+  std::vector<size_t> even, odd, none;  // rows; `none` are zeros
 };
 
+// Pairs of the same numbers.
 std::vector<Pair> PairColumns(const Constant& weight, size_t rows, size_t columns) {
   const auto size_at = [&](size_t row, size_t column) { return std::bit_cast<uint32_t>(weight.values[row * columns + column]) & 0x7fffffffu; };
   std::vector<uint64_t> hash(columns, 0);
@@ -38,6 +47,9 @@ std::vector<Pair> PairColumns(const Constant& weight, size_t rows, size_t column
   std::vector<Pair> out;
   for (size_t i = 0; i < columns; ++i) {
     const auto a = static_cast<size_t>(by_hash[i]), b = static_cast<size_t>(by_hash[std::min(i + 1, columns - 1)]);
+    bool zeros = hash[a] == 0;
+    for (size_t row = 0; zeros && row < rows; ++row) zeros = size_at(row, a) == 0;
+    if (zeros) continue;
     bool alike = a != b && hash[a] == hash[b];
     for (size_t row = 0; alike && row < rows; ++row) alike = size_at(row, a) == size_at(row, b);
     out.push_back({static_cast<int32_t>(a), alike ? static_cast<int32_t>(b) : -1});
@@ -47,23 +59,113 @@ std::vector<Pair> PairColumns(const Constant& weight, size_t rows, size_t column
   return out;
 }
 
-std::optional<Symmetry> Find(const Constant& weight) {
-  const auto rows = static_cast<size_t>(weight.shape[0]), columns = static_cast<size_t>(weight.shape[1]);
-  if (columns < kFewestInputs || weight.values.size() < kFewestWeights) return std::nullopt;
-  Symmetry out{.pairs = PairColumns(weight, rows, columns), .even = {}, .odd = {}};
-  if (out.pairs.size() * 4 > columns * 3) return std::nullopt;  // few pairs
+// Columns that are multiples of others, as a window leaves them that stands before a transform.
+class Multiples {
+ public:
+  // `looks`: comparisons that are left.
+  Multiples(const Constant& weight, size_t rows, size_t columns, size_t& looks) : weight_(weight), rows_(rows), columns_(columns), looks_(looks), largest_(columns, 0), at_(columns, 0) {
+    for (size_t row = 0; row < rows; ++row) {
+      for (size_t c = 0; c < columns; ++c) {
+        const float size = std::fabs(weight.values[row * columns + c]);
+        if (size > largest_[c]) largest_[c] = size, at_[c] = row;
+      }
+    }
+    for (size_t c = 0; c < columns; ++c) {
+      if (largest_[c] > 0) by_size_.push_back(c);
+    }
+    std::stable_sort(by_size_.begin(), by_size_.end(), [&](size_t x, size_t y) { return largest_[x] > largest_[y]; });
+  }
+
+  // Pairs of which one is a multiple of the other but for rounding, the larger one first, all with the same signs: so many columns, the largest, stay alone. Where
+  // a transform is symmetric about two places, its largest column may be a multiple of one that goes with others. None where `looks` do not suffice.
+  std::vector<Pair> Pairs(size_t alone) const {
+    std::vector<bool> taken(columns_, false);
+    std::vector<int8_t> signs(rows_, 0);
+    std::vector<Pair> out;
+    for (size_t i = 0; i < by_size_.size(); ++i) {
+      const size_t a = by_size_[i];
+      if (taken[a]) continue;
+      Pair pair{static_cast<int32_t>(a)};
+      for (size_t k = i + 1; i >= alone && k < by_size_.size() && pair.b < 0; ++k) {
+        const size_t b = by_size_[k];
+        if (taken[b]) continue;
+        const float ratio = weight_.values[at_[a] * columns_ + b] / weight_.values[at_[a] * columns_ + a];
+        for (const float r : {ratio, -ratio}) {
+          if (pair.b >= 0 || !Agree(a, b, r, signs)) continue;
+          pair = {static_cast<int32_t>(a), static_cast<int32_t>(b), r};
+          for (size_t row = 0; row < rows_; ++row) signs[row] = signs[row] == 0 ? Sign(a, b, r, row).value_or(0) : signs[row];
+          taken[b] = true;
+        }
+        if (looks_ == 0) return {};
+      }
+      out.push_back(pair);
+    }
+    std::sort(out.begin(), out.end(), [](const Pair& x, const Pair& y) { return x.a < y.a; });
+    return out;
+  }
+
+ private:
+  // That b is so many times a in this row, or the negative of that, or 0 for both. None: neither.
+  std::optional<int8_t> Sign(size_t a, size_t b, float ratio, size_t row) const {
+    const float* const w = weight_.values.data() + row * columns_;
+    const float slack = kTolerance * largest_[b];
+    const bool even = std::fabs(w[b] - ratio * w[a]) <= slack, odd = std::fabs(w[b] + ratio * w[a]) <= slack;
+    if (!even && !odd) return std::nullopt;
+    return static_cast<int8_t>(even && odd ? 0 : even ? 1 : -1);
+  }
+  bool Agree(size_t a, size_t b, float ratio, const std::vector<int8_t>& signs) const {
+    for (size_t row = 0; row < rows_; ++row) {
+      if (looks_ == 0 || --looks_ == 0) return false;
+      const auto sign = Sign(a, b, ratio, row);
+      if (!sign || *sign * signs[row] < 0) return false;
+    }
+    return true;
+  }
+
+  const Constant& weight_;
+  const size_t rows_, columns_;
+  size_t& looks_;
+  std::vector<float> largest_;   // by column
+  std::vector<size_t> at_;       // the row of that
+  std::vector<size_t> by_size_;  // columns that are not zeros
+};
+
+// Which of the pairs' two forms each row has; none where one has neither.
+std::optional<Symmetry> Divide(const Constant& weight, size_t rows, size_t columns, std::vector<Pair> pairs, float tolerance) {
+  if (pairs.empty() || pairs.size() * 4 > columns * 3) return std::nullopt;  // few pairs
+  Symmetry out{.pairs = std::move(pairs), .even = {}, .odd = {}, .none = {}};
+  std::vector<float> slack;
+  for (const Pair& pair : out.pairs) {
+    float largest = 0;
+    for (size_t row = 0; pair.b >= 0 && row < rows; ++row) largest = std::max(largest, std::fabs(weight.values[row * columns + static_cast<size_t>(pair.b)]));
+    slack.push_back(tolerance * largest);
+  }
   for (size_t row = 0; row < rows; ++row) {
     const float* const w = weight.values.data() + row * columns;
     bool even = true, odd = true;
-    for (const auto& [a, b] : out.pairs) {
+    for (size_t p = 0; p < out.pairs.size(); ++p) {
+      const auto& [a, b, ratio] = out.pairs[p];
       if (b < 0) continue;
-      even = even && w[a] == w[b];
-      odd = odd && w[a] == -w[b];
+      even = even && std::fabs(w[b] - ratio * w[a]) <= slack[p];
+      odd = odd && std::fabs(w[b] + ratio * w[a]) <= slack[p];
     }
     if (!even && !odd) return std::nullopt;
-    (even ? out.even : out.odd).push_back(row);
+    const bool none = std::all_of(w, w + columns, [](float v) { return v == 0; });
+    (none ? out.none : even ? out.even : out.odd).push_back(row);
   }
   return out;
+}
+
+std::optional<Symmetry> Find(const Constant& weight, size_t& looks) {
+  const auto rows = static_cast<size_t>(weight.shape[0]), columns = static_cast<size_t>(weight.shape[1]);
+  if (columns < kFewestInputs || weight.values.size() < kFewestWeights) return std::nullopt;
+  if (auto exact = Divide(weight, rows, columns, PairColumns(weight, rows, columns), 0)) return exact;
+  if (weight.values.size() < kFewestOfMultiples || columns > kMostColumns) return std::nullopt;
+  const Multiples multiples(weight, rows, columns, looks);
+  for (size_t alone = 0; alone < kMostAlone; ++alone) {
+    if (auto divided = Divide(weight, rows, columns, multiples.Pairs(alone), kTolerance)) return divided;
+  }
+  return std::nullopt;
 }
 
 class Folder {
@@ -72,67 +174,91 @@ class Folder {
 
   void Run() {
     const std::vector<Node> nodes = std::exchange(model_.nodes, {});
-    for (const Node& node : nodes) {
-      const auto* linear = std::get_if<LinearOp>(&node.op);
-      const auto symmetry = linear != nullptr && node.name.size() <= kLongestName ? Find(*linear->weight) : std::nullopt;
-      if (symmetry && Count(model_, node.inputs[0]) <= kMostIndexes) {
-        Fold(node, *linear, *symmetry);
-      } else {
-        model_.nodes.push_back(node);
-      }
-    }
+    for (const Node& node : nodes) Put(node);
     if (model_.nodes.size() == nodes.size()) return;
-    JoinSelections();
-    DropUnused();
+    JoinSelections(model_);
+    DropUnused(model_);
   }
 
  private:
+  void Put(const Node& node) {
+    const auto* linear = std::get_if<LinearOp>(&node.op);
+    const bool may = linear != nullptr && node.name.size() <= kLongestName && Count(model_, node.inputs[0]) <= kMostIndexes;
+    if (const auto symmetry = may ? Find(*linear->weight, looks_) : std::nullopt) {
+      Fold(node, *linear, *symmetry);
+    } else {
+      model_.nodes.push_back(node);
+    }
+  }
+
   ValueId Add(const std::string& name, Op op, std::vector<ValueId> inputs, Shape shape) {
     const auto id = static_cast<ValueId>(model_.values.size());
     model_.values.push_back({name, DType::kF32, std::move(shape)});
-    model_.nodes.push_back({name, std::move(op), std::move(inputs), id});
+    Put({name, std::move(op), std::move(inputs), id});
     return id;
   }
 
-  void Fold(const Node& node, const LinearOp& linear, const Symmetry& symmetry) {
-    const auto columns = static_cast<size_t>(linear.weight->shape[1]);
-    const ValueId x = node.inputs[0];
-    const size_t rows = Count(model_, x) / columns, width = symmetry.pairs.size();
-    const Shape folded = {static_cast<int64_t>(rows), static_cast<int64_t>(width)};
-    // Of each pair one and the other; of what has no other nothing, which lies behind x.
+  // Of each pair one, and the other times the ratio; of what has no other nothing, which lies behind x.
+  std::pair<ValueId, ValueId> Sides(const Node& node, const std::vector<Pair>& pairs, size_t rows, size_t columns) {
+    const Shape shape = {static_cast<int64_t>(rows), static_cast<int64_t>(pairs.size())};
     auto one = std::make_shared<std::vector<int32_t>>(), other = std::make_shared<std::vector<int32_t>>();
     for (size_t row = 0; row < rows; ++row) {
       const auto at = static_cast<int32_t>(row * columns);
-      for (const auto& [a, b] : symmetry.pairs) {
-        one->push_back(at + a);
-        other->push_back(b >= 0 ? at + b : static_cast<int32_t>(rows * columns));
+      for (const Pair& pair : pairs) {
+        one->push_back(at + pair.a);
+        other->push_back(pair.b >= 0 ? at + pair.b : static_cast<int32_t>(rows * columns));
       }
     }
-    auto zero = std::make_shared<Constant>();
-    zero->shape = {1};
-    zero->values = AlignedBuffer<float>(1);
-    const ValueId nothing = Add(node.name + ".nothing", ConstantOp{zero}, {}, {1});
-    const ValueId ones = Add(node.name + ".one", SelectOp{one, folded}, {x, nothing}, folded);
-    const ValueId others = Add(node.name + ".other", SelectOp{other, folded}, {x, nothing}, folded);
-    auto back = std::make_shared<std::vector<int32_t>>(rows * static_cast<size_t>(linear.weight->shape[0]));
+    const ValueId x = node.inputs[0], nothing = Add(node.name + ".nothing", ConstantOp{Numbers({1}, {0})}, {}, {1});
+    const ValueId ones = Add(node.name + ".one", SelectOp{one, shape}, {x, nothing}, shape);
+    ValueId others = Add(node.name + ".other", SelectOp{other, shape}, {x, nothing}, shape);
+    if (std::any_of(pairs.begin(), pairs.end(), [](const Pair& pair) { return pair.ratio != 1; })) {
+      std::vector<float> ratios;
+      for (const Pair& pair : pairs) ratios.push_back(pair.ratio);
+      others = Add(node.name + ".multiple", AffineOp{Numbers({static_cast<int64_t>(ratios.size())}, ratios), Numbers({1}, {0})}, {others}, shape);
+    }
+    return {ones, others};
+  }
+
+  void Fold(const Node& node, const LinearOp& linear, const Symmetry& symmetry) {
+    const auto columns = static_cast<size_t>(linear.weight->shape[1]), outputs = static_cast<size_t>(linear.weight->shape[0]);
+    const size_t rows = Count(model_, node.inputs[0]) / columns;
+    const Shape folded = {static_cast<int64_t>(rows), static_cast<int64_t>(symmetry.pairs.size())};
+    const auto [ones, others] = Sides(node, symmetry.pairs, rows, columns);
+    auto back = std::make_shared<std::vector<int32_t>>(rows * outputs);
     std::vector<ValueId> parts;
     size_t begin = 0;
+    const auto place = [&](const std::vector<size_t>& of, size_t copies) {  // parts' last lies from `begin` on
+      for (size_t row = 0; row < rows; ++row) {
+        for (size_t o = 0; o < of.size(); ++o) (*back)[row * outputs + of[o]] = static_cast<int32_t>(begin + (copies == 1 ? 0 : row * of.size()) + o);
+      }
+      begin += copies * of.size();
+    };
     const auto part = [&](const char* name, ElementwiseKind kind, const std::vector<size_t>& of) {
       if (of.empty()) return;
       const ValueId sum = Add(node.name + name + ".in", ElementwiseOp{kind}, {ones, others}, folded);
       parts.push_back(Add(node.name + name, LinearOp{Rows(linear.weight, symmetry, of), linear.bias == nullptr ? nullptr : Chosen(*linear.bias, of)}, {sum},
                           {static_cast<int64_t>(rows), static_cast<int64_t>(of.size())}));
-      for (size_t row = 0; row < rows; ++row) {
-        for (size_t o = 0; o < of.size(); ++o) (*back)[row * static_cast<size_t>(linear.weight->shape[0]) + of[o]] = static_cast<int32_t>(begin + row * of.size() + o);
-      }
-      begin += rows * of.size();
+      place(of, rows);
     };
     part(".even", ElementwiseKind::kAdd, symmetry.even);
     part(".odd", ElementwiseKind::kSubtract, symmetry.odd);
+    if (const auto& none = symmetry.none; !none.empty()) {
+      const auto n = static_cast<int64_t>(none.size());
+      parts.push_back(Add(node.name + ".none", ConstantOp{linear.bias == nullptr ? Numbers({n}, std::vector<float>(none.size(), 0)) : Chosen(*linear.bias, none)}, {}, {n}));
+      place(none, 1);
+    }
     const Shape& shape = model_.values[static_cast<size_t>(node.output)].shape;
     model_.nodes.push_back({node.name, SelectOp{back, shape}, std::move(parts), node.output});
   }
 
+  static ConstantPtr Numbers(Shape shape, const std::vector<float>& values) {
+    auto out = std::make_shared<Constant>();
+    out->shape = std::move(shape);
+    out->values = AlignedBuffer<float>(values.size());
+    std::copy(values.begin(), values.end(), out->values.data());
+    return out;
+  }
   // Rows `of` of the weight, a column for each pair.
   static ConstantPtr Rows(const ConstantPtr& weight, const Symmetry& symmetry, const std::vector<size_t>& of) {
     auto out = std::make_shared<Constant>();
@@ -145,96 +271,13 @@ class Folder {
     return out;
   }
   static ConstantPtr Chosen(const Constant& from, const std::vector<size_t>& of) {
-    auto out = std::make_shared<Constant>();
-    out->shape = {static_cast<int64_t>(of.size())};
-    out->values = AlignedBuffer<float>(of.size());
-    for (size_t i = 0; i < of.size(); ++i) out->values[i] = from.values[of[i]];
-    return out;
-  }
-
-  // A selection from selections takes what they take.
-  void JoinSelections() {
-    std::vector<const Node*> select(model_.values.size(), nullptr);
-    size_t looked_at = 0;
-    for (Node& node : model_.nodes) {
-      auto* op = std::get_if<SelectOp>(&node.op);
-      if (op == nullptr) continue;
-      select[static_cast<size_t>(node.output)] = &node;
-      if (std::none_of(node.inputs.begin(), node.inputs.end(), [&](ValueId id) { return select[static_cast<size_t>(id)] != nullptr; })) continue;
-      for (ValueId id : node.inputs) {
-        looked_at += Count(model_, id) + node.inputs.size();  // which are compared with one another
-        if (const Node* from = select[static_cast<size_t>(id)]) {
-          for (ValueId input : from->inputs) looked_at += Count(model_, input) + node.inputs.size();
-        }
-      }
-      if (looked_at > kMostJoined) return;
-      std::vector<ValueId> inputs;
-      std::vector<int32_t> begins;  // of `inputs`, laid end to end
-      int32_t end = 0;
-      const auto at = [&](ValueId id) {
-        const auto found = std::find(inputs.begin(), inputs.end(), id);
-        if (found != inputs.end()) return begins[static_cast<size_t>(found - inputs.begin())];
-        inputs.push_back(id);
-        begins.push_back(end);
-        end += static_cast<int32_t>(Count(model_, id));
-        return begins.back();
-      };
-      std::vector<int32_t> place;  // of each element of the node's inputs, in `inputs`
-      for (ValueId id : node.inputs) {
-        const Node* const from = select[static_cast<size_t>(id)];
-        if (from == nullptr) {
-          const int32_t begin = at(id);
-          for (size_t i = 0; i < Count(model_, id); ++i) place.push_back(begin + static_cast<int32_t>(i));
-          continue;
-        }
-        std::vector<int32_t> theirs;
-        for (ValueId input : from->inputs) {
-          const int32_t begin = at(input);
-          for (size_t i = 0; i < Count(model_, input); ++i) theirs.push_back(begin + static_cast<int32_t>(i));
-        }
-        for (int32_t i : *std::get<SelectOp>(from->op).index) place.push_back(theirs[static_cast<size_t>(i)]);
-      }
-      auto index = std::make_shared<std::vector<int32_t>>();
-      for (int32_t i : *op->index) index->push_back(place[static_cast<size_t>(i)]);
-      op->index = std::move(index);
-      node.inputs = std::move(inputs);
-    }
-  }
-
-  // Selections and constants that nobody reads any more, and their values.
-  void DropUnused() {
-    std::vector<bool> needed(model_.values.size(), false);
-    for (const Port& port : model_.outputs) needed[static_cast<size_t>(port.value)] = true;
-    std::vector<Node> kept;
-    for (size_t n = model_.nodes.size(); n-- > 0;) {
-      Node& node = model_.nodes[n];
-      const bool plumbing = std::holds_alternative<SelectOp>(node.op) || std::holds_alternative<ConstantOp>(node.op);
-      if (plumbing && !needed[static_cast<size_t>(node.output)]) continue;
-      for (ValueId id : node.inputs) needed[static_cast<size_t>(id)] = true;
-      kept.push_back(std::move(node));
-    }
-    std::reverse(kept.begin(), kept.end());
-    model_.nodes = std::move(kept);
-    std::vector<ValueId> moved(model_.values.size(), -1);
-    for (const Port& port : model_.inputs) moved[static_cast<size_t>(port.value)] = 0;
-    for (const Node& node : model_.nodes) moved[static_cast<size_t>(node.output)] = 0;
-    std::vector<Value> values;
-    for (size_t v = 0; v < moved.size(); ++v) {
-      if (moved[v] < 0) continue;
-      moved[v] = static_cast<ValueId>(values.size());
-      values.push_back(std::move(model_.values[v]));
-    }
-    model_.values = std::move(values);
-    const auto move = [&](ValueId& id) { id = moved[static_cast<size_t>(id)]; };
-    for (Port& port : model_.inputs) move(port.value);
-    for (Port& port : model_.outputs) move(port.value);
-    for (Node& node : model_.nodes) {
-      move(node.output);
-      for (ValueId& id : node.inputs) move(id);
-    }
+    std::vector<float> out;
+    for (const size_t i : of) out.push_back(from.values[i]);
+    return Numbers({static_cast<int64_t>(of.size())}, out);
   }
 
   Model& model_;
+  size_t looks_ = kMostLooks;
 };
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include "core/import/onnx/lowering.h"
 #include "core/model/fold_symmetry.h"
 #include "core/model/fuse_cells.h"
+#include "core/model/leave_out_zeros.h"
 
 namespace lstm::core {
 namespace {
@@ -238,6 +239,7 @@ absl::StatusOr<Model> ImportOnnx(std::span<const std::byte> bytes, const pb::Man
       LSTM_ASSIGN_OR_RETURN(model, std::move(builder).Build());
       LSTM_ASSIGN_OR_RETURN(model, FuseCells(std::move(model)));
       FoldSymmetry(model);
+      LeaveOutZeros(model);
     }
   }
   // Where steps alone do not say it all, the sequence does.

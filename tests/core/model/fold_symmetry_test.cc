@@ -147,6 +147,57 @@ TEST(FoldSymmetryTest, WhatIsNotQuiteSymmetricIsNotTakenForIt) {
   EXPECT_EQ(ProductWeights(folded), ProductWeights(plain));
 }
 
+// Cosines and sines of n samples behind a window.
+std::shared_ptr<Constant> Transform(int64_t n, bool hann) {
+  const auto weight = std::make_shared<Constant>();
+  weight->shape = {n + 2, n};
+  weight->values = AlignedBuffer<float>(static_cast<size_t>((n + 2) * n));
+  const double circle = 2 * std::acos(-1.0);
+  for (int64_t k = 0; k < n + 2; ++k) {
+    for (int64_t i = 0; i < n; ++i) {
+      const double window = hann ? 0.5 - 0.5 * std::cos(circle * static_cast<double>(i) / static_cast<double>(n)) : 0.2 + static_cast<double>(std::min(i, n - i));
+      const int64_t turn = k % (n / 2 + 1) * i % n;  // exact: of a whole circle, n parts
+      const double angle = circle * static_cast<double>(turn) / static_cast<double>(n);
+      const double wave = k <= n / 2 ? std::cos(angle) : turn * 2 % n == 0 ? 0 : -std::sin(angle);
+      weight->values[static_cast<size_t>(k * n + i)] = static_cast<float>(window * wave / static_cast<double>(n));
+    }
+  }
+  return weight;
+}
+
+// Symmetric about the middle, and but for the window about a quarter: a quarter of the weights, without the rows and columns of zeros.
+TEST(FoldSymmetryTest, ATransformBehindAWindowIsFoldedTwice) {
+  for (const bool hann : {true, false}) {
+    for (const bool bias : {true, false}) {
+      for (const int64_t n : {192, 256, 300}) {
+        Random random(static_cast<uint64_t>(n));
+        const Model model = Build({.inputs = n, .rows = n + 2, .frames = 3, .bias = bias}, Transform(n, hann), random);
+        Model folded = model;
+        FoldSymmetry(folded);
+        EXPECT_LE(ProductWeights(folded), ProductWeights(model) * 27 / 100) << n;
+        ExpectSame(model, folded, 5);
+      }
+    }
+  }
+}
+
+TEST(FoldSymmetryTest, WhatIsNotQuiteAMultipleIsNotTakenForOne) {
+  Random random(3);
+  const int64_t n = 128;
+  const auto weight = Transform(n, true);
+  for (int64_t k = 0; k < n + 2; k += 3) {
+    for (int64_t i = n / 4 + 1; i < n / 2; ++i) {
+      for (const int64_t at : {i, n - i}) weight->values[static_cast<size_t>(k * n + at)] *= 1 + 1e-5f;
+    }
+  }
+  const Model model = Build({.inputs = n, .rows = n + 2, .frames = 1}, weight, random);
+  Model folded = model;
+  FoldSymmetry(folded);
+  EXPECT_GT(ProductWeights(folded), ProductWeights(model) * 45 / 100) << "folded about the middle, which is as it was";
+  EXPECT_LT(ProductWeights(folded), ProductWeights(model) * 52 / 100);
+  ExpectSame(model, folded, 5);
+}
+
 // Rows that need a + b and rows that need a - b only if each pair agrees: these pair their columns differently.
 TEST(FoldSymmetryTest, RowsOfMixedSignsStayAsTheyAre) {
   Random random(3);
