@@ -33,8 +33,8 @@ class Backoff {
   std::chrono::microseconds Next(bool told = false) {
     if (told) at_once_ = 0;
     if (at_once_ > 0) {
-      --at_once_;
-      return std::chrono::microseconds(Uniform(kAtOnceLowUs, kAtOnceHighUs));
+      const bool first = at_once_-- == kAtOnce;
+      return std::chrono::microseconds(first ? Uniform(kFirstLowUs, kFirstHighUs) : Uniform(kAtOnceLowUs, kAtOnceHighUs));
     }
     const uint32_t attempt = attempt_++;
     if (attempt == 0) return std::chrono::milliseconds(Uniform(kQuickMs, kFirstMs));
@@ -43,9 +43,9 @@ class Backoff {
   }
 
  private:
-  // A moment, for a call knows of its end before its channel does. Where that came too soon, the first attempt goes the way
-  // of the old connection: hence two.
-  static constexpr uint32_t kAtOnce = 2, kAtOnceLowUs = 1000, kAtOnceHighUs = 3000;
+  // A moment, for a call knows of its end before its channel does. Where that came too soon, the attempt goes the way of the old connection: hence
+  // more than one.
+  static constexpr uint32_t kAtOnce = 3, kFirstLowUs = 300, kFirstHighUs = 1000, kAtOnceLowUs = 1000, kAtOnceHighUs = 3000;
   static constexpr uint32_t kQuickMs = 20, kFirstMs = 100, kLastMs = 5000;
   uint32_t at_once_ = 0, attempt_ = 0;
 };
