@@ -17,6 +17,7 @@ constexpr size_t kFewestInputs = 32, kFewestWeights = 4096;  // less is not wort
 constexpr size_t kFewestOfMultiples = 8192;                  // nor five
 constexpr float kTolerance = 0x1p-22f;                       // of a column's largest weight: two roundings of each of two numbers
 constexpr size_t kMostAlone = 3;                             // of the largest columns
+constexpr size_t kMostWeights = size_t{1} << 28;             // that are looked at, for one model
 constexpr size_t kMostLooks = size_t{1} << 25;               // at a row of two columns, for one model
 constexpr size_t kMostColumns = 2048;                        // each is compared with each
 constexpr size_t kLongestName = 180;                         // what is made of it has to be a name too
@@ -183,8 +184,9 @@ class Folder {
  private:
   void Put(const Node& node) {
     const auto* linear = std::get_if<LinearOp>(&node.op);
-    const bool may = linear != nullptr && node.name.size() <= kLongestName && Count(model_, node.inputs[0]) <= kMostIndexes;
-    if (const auto symmetry = may ? Find(*linear->weight, looks_) : std::nullopt) {
+    const bool may = linear != nullptr && node.name.size() <= kLongestName && std::max(Count(model_, node.inputs[0]), Count(model_, node.output)) <= kMostIndexes;
+    weights_ -= may ? std::min(weights_, linear->weight->values.size()) : 0;
+    if (const auto symmetry = may && weights_ > 0 ? Find(*linear->weight, looks_) : std::nullopt) {
       Fold(node, *linear, *symmetry);
     } else {
       model_.nodes.push_back(node);
@@ -199,7 +201,7 @@ class Folder {
   }
 
   // Of each pair one, and the other times the ratio; of what has no other nothing, which lies behind x.
-  std::pair<ValueId, ValueId> Sides(const Node& node, const std::vector<Pair>& pairs, size_t rows, size_t columns) {
+  std::vector<ValueId> Sides(const Node& node, const std::vector<Pair>& pairs, size_t rows, size_t columns) {
     const Shape shape = {static_cast<int64_t>(rows), static_cast<int64_t>(pairs.size())};
     auto one = std::make_shared<std::vector<int32_t>>(), other = std::make_shared<std::vector<int32_t>>();
     for (size_t row = 0; row < rows; ++row) {
@@ -224,7 +226,7 @@ class Folder {
     const auto columns = static_cast<size_t>(linear.weight->shape[1]), outputs = static_cast<size_t>(linear.weight->shape[0]);
     const size_t rows = Count(model_, node.inputs[0]) / columns;
     const Shape folded = {static_cast<int64_t>(rows), static_cast<int64_t>(symmetry.pairs.size())};
-    const auto [ones, others] = Sides(node, symmetry.pairs, rows, columns);
+    const std::vector<ValueId> sides = Sides(node, symmetry.pairs, rows, columns);
     auto back = std::make_shared<std::vector<int32_t>>(rows * outputs);
     std::vector<ValueId> parts;
     size_t begin = 0;
@@ -236,7 +238,7 @@ class Folder {
     };
     const auto part = [&](const char* name, ElementwiseKind kind, const std::vector<size_t>& of) {
       if (of.empty()) return;
-      const ValueId sum = Add(node.name + name + ".in", ElementwiseOp{kind}, {ones, others}, folded);
+      const ValueId sum = Add(node.name + name + ".in", ElementwiseOp{kind}, sides, folded);
       parts.push_back(Add(node.name + name, LinearOp{Rows(linear.weight, symmetry, of), linear.bias == nullptr ? nullptr : Chosen(*linear.bias, of)}, {sum},
                           {static_cast<int64_t>(rows), static_cast<int64_t>(of.size())}));
       place(of, rows);
@@ -277,7 +279,7 @@ class Folder {
   }
 
   Model& model_;
-  size_t looks_ = kMostLooks;
+  size_t looks_ = kMostLooks, weights_ = kMostWeights;
 };
 
 }  // namespace

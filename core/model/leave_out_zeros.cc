@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "core/model/leave_out_zeros.h"
 
+#include <algorithm>
 #include <map>
 #include <utility>
 
@@ -14,6 +15,8 @@ constexpr size_t kFewestSaved = 2048;             // products of a weight and a 
 constexpr size_t kLeastPart = 16;                 // of all that there are, one in so many
 constexpr size_t kMostGroups = 8;                 // of rows: each has weights of its own
 constexpr size_t kMostWeights = size_t{1} << 24;  // that are made for one model
+constexpr size_t kMostLooks = size_t{1} << 26;    // at an element that a product reads, for one model
+constexpr size_t kMostIndexes = size_t{1} << 20;  // of one selection that is made
 constexpr size_t kLongestName = 180;              // what is made of it has to be a name too
 
 size_t Count(const Model& model, ValueId id) { return static_cast<size_t>(CheckedElementCount(model.values[static_cast<size_t>(id)].shape)); }
@@ -48,11 +51,15 @@ class Cutter {
 
  private:
   // Empty: it stays as it is.
-  std::vector<Group> Groups(const Node& node) const {
+  std::vector<Group> Groups(const Node& node) {
     const auto* linear = std::get_if<LinearOp>(&node.op);
     const Node* const from = linear == nullptr ? nullptr : maker_[static_cast<size_t>(node.inputs[0])];
     const auto* select = from == nullptr ? nullptr : std::get_if<SelectOp>(&from->op);
-    if (select == nullptr || node.name.size() > kLongestName) return {};
+    if (select == nullptr || node.name.size() > kLongestName || std::max(select->index->size(), Count(model_, node.output)) > kMostIndexes) return {};
+    size_t looks = select->index->size();
+    for (const ValueId id : from->inputs) looks += Count(model_, id);
+    if (looks > looks_) return {};
+    looks_ -= looks;
     std::vector<bool> zero;  // of the selection's inputs, laid end to end
     for (const ValueId id : from->inputs) {
       const Node* const made = maker_[static_cast<size_t>(id)];
@@ -132,7 +139,7 @@ class Cutter {
 
   Model& model_;
   std::vector<const Node*> maker_;  // by value; null: an input
-  size_t made_ = 0;
+  size_t looks_ = kMostLooks, made_ = 0;
 };
 
 }  // namespace

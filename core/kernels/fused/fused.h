@@ -42,6 +42,7 @@ class FusedOp {
   // that have more bytes than a cache keeps until the next step are read in another way, with the same bits.
   enum class Large { kBySize, kAlways };
   static constexpr size_t kHalvesFrom = size_t{150} << 10, kQuartersFrom = size_t{600} << 10, kFarFrom = size_t{1} << 20;
+  // Rows are turned first, a tile's factors of a step side by side, where there are so many weights, and so many for each step: turning costs less then.
   static constexpr size_t kTurnsFrom = size_t{1} << 20, kTurnsFromUnits = 1024;
 
   // The op's shapes agree with each other (core/model/op_shapes.h). The instruction set is one that is supported.
