@@ -20,10 +20,6 @@ constexpr size_t kMostAlone = 3;                             // of the largest c
 constexpr size_t kMostWeights = size_t{1} << 28;             // that are looked at, for one model
 constexpr size_t kMostLooks = size_t{1} << 25;               // at a row of two columns, for one model
 constexpr size_t kMostColumns = 2048;                        // each is compared with each
-constexpr size_t kLongestName = 180;                         // what is made of it has to be a name too
-constexpr size_t kMostIndexes = size_t{1} << 20;             // of one selection that is made
-
-size_t Count(const Model& model, ValueId id) { return static_cast<size_t>(CheckedElementCount(model.values[static_cast<size_t>(id)].shape)); }
 
 // Columns a and b of the weight that go together: b is a times the ratio, in each row with one sign or the other. b < 0: one that stays alone.
 struct Pair {
@@ -184,7 +180,7 @@ class Folder {
  private:
   void Put(const Node& node) {
     const auto* linear = std::get_if<LinearOp>(&node.op);
-    const bool may = linear != nullptr && node.name.size() <= kLongestName && std::max(Count(model_, node.inputs[0]), Count(model_, node.output)) <= kMostIndexes;
+    const bool may = linear != nullptr && node.name.size() <= kLongestSplitName && std::max(Count(model_, node.inputs[0]), Count(model_, node.output)) <= kMostIndexes;
     weights_ -= may ? std::min(weights_, linear->weight->values.size()) : 0;
     if (const auto symmetry = may && weights_ > 0 ? Find(*linear->weight, looks_) : std::nullopt) {
       Fold(node, *linear, *symmetry);

@@ -16,10 +16,6 @@ constexpr size_t kLeastPart = 16;                 // of all that there are, one 
 constexpr size_t kMostGroups = 8;                 // of rows: each has weights of its own
 constexpr size_t kMostWeights = size_t{1} << 24;  // that are made for one model
 constexpr size_t kMostLooks = size_t{1} << 26;    // at an element that a product reads, for one model
-constexpr size_t kMostIndexes = size_t{1} << 20;  // of one selection that is made
-constexpr size_t kLongestName = 180;              // what is made of it has to be a name too
-
-size_t Count(const Model& model, ValueId id) { return static_cast<size_t>(CheckedElementCount(model.values[static_cast<size_t>(id)].shape)); }
 
 // Rows of a product that meet zeros in the same places.
 struct Group {
@@ -55,7 +51,7 @@ class Cutter {
     const auto* linear = std::get_if<LinearOp>(&node.op);
     const Node* const from = linear == nullptr ? nullptr : maker_[static_cast<size_t>(node.inputs[0])];
     const auto* select = from == nullptr ? nullptr : std::get_if<SelectOp>(&from->op);
-    if (select == nullptr || node.name.size() > kLongestName || std::max(select->index->size(), Count(model_, node.output)) > kMostIndexes) return {};
+    if (select == nullptr || node.name.size() > kLongestSplitName || std::max(select->index->size(), Count(model_, node.output)) > kMostIndexes) return {};
     size_t looks = select->index->size();
     for (const ValueId id : from->inputs) looks += Count(model_, id);
     if (looks > looks_) return {};
@@ -122,12 +118,12 @@ class Cutter {
       }
       const std::string name = absl::StrCat(node.name, ".rows", group.rows[0]);
       const auto rows = static_cast<int64_t>(group.rows.size());
-      const Shape in = {rows, static_cast<int64_t>(group.columns.size())};
+      const bool all = groups.size() == 1;  // rows, in their order
+      Shape in = all ? model_.values[static_cast<size_t>(node.inputs[0])].shape : Shape{rows, 0};
+      in.back() = static_cast<int64_t>(group.columns.size());
       const ValueId x = Add(name + ".in", in);
       model_.nodes.push_back({name + ".in", SelectOp{std::move(chosen), in}, from.inputs, x});
-      if (groups.size() == 1) {  // all rows, in their order
-        model_.values[static_cast<size_t>(x)].shape = model_.values[static_cast<size_t>(node.inputs[0])].shape;
-        model_.values[static_cast<size_t>(x)].shape.back() = in.back();
+      if (all) {
         model_.nodes.push_back({node.name, LinearOp{std::move(weight), linear.bias}, {x}, node.output});
         return;
       }

@@ -9,8 +9,6 @@ namespace {
 
 constexpr size_t kMostJoined = size_t{1} << 23;  // elements that all selections which are joined look at; the others stay as they are
 
-size_t Count(const Model& model, ValueId id) { return static_cast<size_t>(CheckedElementCount(model.values[static_cast<size_t>(id)].shape)); }
-
 // Inputs of which nothing is taken go.
 void DropInputs(const Model& model, Node& node) {
   auto& op = std::get<SelectOp>(node.op);
