@@ -5,6 +5,7 @@
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
 #include <grpcpp/support/channel_arguments.h>
+#include <openssl/crypto.h>
 
 #include <algorithm>
 #include <chrono>
@@ -49,6 +50,8 @@ absl::StatusOr<std::unique_ptr<Client>> Client::Connect(const ConnectOptions& op
   arguments.SetMaxReceiveMessageSize(kLargestAnswer);
   std::shared_ptr<grpc::ChannelCredentials> credentials = grpc::InsecureChannelCredentials();
   if (!options.tls_ca.empty()) {
+    // Else OpenSSL is cleaned up when the process exits, under a thread of gRPC's that may be shaking hands.
+    OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, nullptr);
     credentials = grpc::SslCredentials({options.tls_ca, options.tls_key, options.tls_cert});
   } else if (!options.tls_cert.empty()) {
     return absl::InvalidArgumentError("a client certificate needs the server's CA too");

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "server/app/server_main.h"
 
+#include <openssl/crypto.h>
+
 #include <iostream>
 
 #include "absl/synchronization/mutex.h"
@@ -13,6 +15,8 @@
 namespace lstm::server {
 
 int ServerMain(int argc, char** argv) {
+  // Else OpenSSL is cleaned up when the process exits, under a thread of gRPC's that may be shaking hands.
+  OPENSSL_init_crypto(OPENSSL_INIT_NO_ATEXIT, nullptr);
   const CommandLine line = ParseCommandLine(argc, argv);
   if (line.exit) return line.exit_code;
   if (!line.options.new_token.empty()) return PrintNewToken(line.options.new_token);
