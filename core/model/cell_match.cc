@@ -336,12 +336,26 @@ class Matcher {
 
 }  // namespace
 
+// Rows of a batch within a step are found as one cell whose weights are blocks along a diagonal: as products of rows they cost a fraction.
+static bool MostlyZeros(const Op& op) {
+  size_t all = 0, zeros = 0;
+  const auto count = [&](const ConstantPtr& weight) {
+    all += weight->values.size();
+    zeros += static_cast<size_t>(std::count(weight->values.span().begin(), weight->values.span().end(), 0.0f));
+  };
+  const auto both = [&](const auto& cell) { count(cell.weight), count(cell.recurrent); };
+  if (const auto* lstm = std::get_if<LstmOp>(&op)) both(*lstm);
+  if (const auto* gru = std::get_if<GruOp>(&op)) both(*gru);
+  if (const auto* rnn = std::get_if<RnnOp>(&op)) both(*rnn);
+  return 4 * zeros > 3 * all;
+}
+
 std::vector<FoundCell> FindCells(const Model& model) {
   const Trace trace(model);
   Matcher matcher(model, trace);
   std::vector<FoundCell> cells;
   for (size_t n = 0; n < model.nodes.size(); ++n) {
-    if (auto cell = matcher.At(n)) cells.push_back(*std::move(cell));
+    if (auto cell = matcher.At(n); cell && !MostlyZeros(cell->op)) cells.push_back(*std::move(cell));
   }
   return cells;
 }

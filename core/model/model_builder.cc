@@ -43,9 +43,11 @@ absl::Status CheckRoom(const std::vector<T>& parts, const char* what) {
   return absl::InvalidArgumentError(absl::StrCat("more than ", kMaxParts, " ", what));
 }
 
-uint64_t CountParameters(const Op& op) {
+}  // namespace
+
+uint64_t ModelBuilder::CountParameters(const Op& op) {
   uint64_t count = 0;
-  const auto add = [&](const ConstantPtr& constant) { count += constant ? constant->values.size() : 0; };
+  const auto add = [&](const ConstantPtr& constant) { count += constant && counted_.insert(constant).second ? constant->values.size() : 0; };
   std::visit(
       [&](const auto& typed) {
         using T = std::decay_t<decltype(typed)>;
@@ -61,12 +63,8 @@ uint64_t CountParameters(const Op& op) {
   return count;
 }
 
-}  // namespace
-
 absl::StatusOr<ValueId> ModelBuilder::Find(const std::string& name) const {
-  for (size_t i = 0; i < model_.values.size(); ++i) {
-    if (model_.values[i].name == name) return static_cast<ValueId>(i);
-  }
+  if (const auto it = names_.find(name); it != names_.end()) return it->second;
   return absl::NotFoundError(absl::StrCat("nothing before it is called '", name.substr(0, 200), "'"));
 }
 
@@ -81,6 +79,7 @@ absl::StatusOr<ValueId> ModelBuilder::AddInput(Port port, DType dtype, Shape sha
   }
   model_.values.push_back({port.name, dtype, std::move(shape)});
   port.value = static_cast<ValueId>(model_.values.size() - 1);
+  names_.emplace(port.name, port.value);
   model_.inputs.push_back(std::move(port));
   return model_.inputs.back().value;
 }
@@ -122,6 +121,7 @@ absl::StatusOr<ValueId> ModelBuilder::AddNode(std::string name, Op op, std::vect
   model_.parameters += CountParameters(op);
   model_.values.push_back({name, DType::kF32, *std::move(shape)});
   const auto output = static_cast<ValueId>(model_.values.size() - 1);
+  names_.emplace(name, output);
   model_.nodes.push_back({std::move(name), std::move(op), std::move(inputs), output});
   return output;
 }

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <set>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -43,7 +45,11 @@ class ModelBuilder {
   absl::StatusOr<Model> BuildStage() &&;
 
  private:
+  uint64_t CountParameters(const Op& op);
+
   Model model_;
+  std::unordered_map<std::string, ValueId> names_;
+  std::set<ConstantPtr> counted_;  // weights of several ops are one parameter each
 };
 
 }  // namespace lstm::core

@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <map>
+#include <memory>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -26,11 +29,19 @@ struct Lowering::Cell {
   ConstantPtr input_bias, recurrent_bias;       // [gates * H]
   ConstantPtr peephole;                         // i f o, or null
   bool reversed = false;                        // it reads the sequence from its end
+  int64_t items = 1;                            // of a batch within a step, bands of a spectrum say: each has a state of its own
+  // What Lowering::Gates made of the weights, by the first gate and what it multiplies.
+  using Made = std::map<std::tuple<size_t, bool, bool>, std::pair<ConstantPtr, ConstantPtr>>;
+  std::shared_ptr<Made> gates_made = std::make_shared<Made>();
   bool steps = false;                           // time flows through it; else the graph is of one step
 };
 
 // The gates `order` of weights [gates * hidden, width], or of biases where width is 0.
 ConstantPtr Blocks(const std::vector<float>& from, size_t offset, const std::vector<size_t>& order, int64_t hidden, int64_t width);
 ConstantPtr Sum(const ConstantPtr& a, const ConstantPtr& b);
+// What is read at one place of a sequence, x [T, N, I] or [N, T, I]: [N, I], [I] of one item.
+ValPtr ItemsAt(const Val& x, size_t seq, int64_t t);
+// Values [N, H] of each direction and step as ONNX lays out Y, [T, D, N, H] or [N, T, D, H]; else Y_h and Y_c, which have no T.
+ValPtr JoinedSteps(const std::vector<std::vector<ValPtr>>& parts, int64_t items, int64_t hidden, bool batch_first, bool sequence);
 
 }  // namespace lstm::core::onnx

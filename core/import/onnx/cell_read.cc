@@ -78,7 +78,7 @@ absl::Status Lowering::ReadActivations(const NodeView& node, size_t direction, s
   return absl::OkStatus();
 }
 
-absl::Status Lowering::ReadCell(Call& call, size_t direction_index, Cell& cell) {
+absl::Status Lowering::ReadCell(Call& call, size_t direction_index, bool within, Cell& cell) {
   const NodeView& node = call.node;
   cell.kind = node.op == "LSTM" ? Cell::kLstm : node.op == "GRU" ? Cell::kGru : Cell::kRnn;
   cell.gates = cell.kind == Cell::kLstm ? 4 : cell.kind == Cell::kGru ? 3 : 1;
@@ -90,7 +90,7 @@ absl::Status Lowering::ReadCell(Call& call, size_t direction_index, Cell& cell) 
   if (direction != "forward" && direction != "reverse" && direction != "bidirectional") return Refuse(absl::StrCat("its direction is ", Shown(direction)));
   const int64_t directions = direction == "bidirectional" ? 2 : 1;
   cell.reversed = direction == "reverse" || direction_index == 1;
-  if (direction != "forward" && !whole_) return LooksAhead(absl::StrCat("its direction is ", Shown(direction), ": it reads the sequence from its end, which no step knows"));
+  if (direction != "forward" && !whole_ && !within) return LooksAhead(absl::StrCat("its direction is ", Shown(direction), ": it reads the sequence from its end, which no step knows"));
   LSTM_RETURN_IF_ERROR(ReadActivations(node, direction_index, static_cast<size_t>(directions), cell));
   if (!call.has(0)) return Refuse("its input X is missing");
   for (const auto& [i, what] : {std::pair<size_t, const char*>{1, "weight W"}, {2, "recurrent weight R"}}) {

@@ -51,29 +51,36 @@ absl::StatusOr<ValPtr> Lowering::Activate(const Val& val, const Cell& cell, size
 
 // Gates [first, first + count) before their activation: the product with x, with h, or with both as one.
 absl::StatusOr<ValPtr> Lowering::Gates(const Val& x, const Val& h, const Cell& cell, size_t first, size_t count, bool inputs, bool recurrent, const ConstantPtr& bias) {
-  const int64_t rows = static_cast<int64_t>(count) * cell.hidden, in = inputs ? cell.width : 0, back = recurrent ? cell.hidden : 0;
-  auto weight = NewConstant({rows, in + back});
-  auto own_bias = NewConstant({rows});
-  const auto offset = static_cast<int64_t>(first) * cell.hidden;
-  for (int64_t r = 0; r < rows; ++r) {
-    float* row = weight->values.data() + r * (in + back);
-    std::copy_n(cell.weight->values.data() + (offset + r) * cell.width, in, row);
-    std::copy_n(cell.recurrent->values.data() + (offset + r) * cell.hidden, back, row + in);
-    own_bias->values[static_cast<size_t>(r)] = bias->values[static_cast<size_t>(offset + r)];
+  const int64_t in = inputs ? cell.width : 0, back = recurrent ? cell.hidden : 0;
+  auto& [weight, own_bias] = (*cell.gates_made)[{first, inputs, recurrent}];  // once, however many steps have it
+  if (weight == nullptr) {
+    const int64_t rows = static_cast<int64_t>(count) * cell.hidden, offset = static_cast<int64_t>(first) * cell.hidden;
+    auto made = NewConstant({rows, in + back}), made_bias = NewConstant({rows});
+    for (int64_t r = 0; r < rows; ++r) {
+      float* row = made->values.data() + r * (in + back);
+      std::copy_n(cell.weight->values.data() + (offset + r) * cell.width, in, row);
+      std::copy_n(cell.recurrent->values.data() + (offset + r) * cell.hidden, back, row + in);
+      made_bias->values[static_cast<size_t>(r)] = bias->values[static_cast<size_t>(offset + r)];
+    }
+    weight = std::move(made);
+    own_bias = std::move(made_bias);
   }
   Val both;
-  both.shape = {in + back};
-  both.labels = {-1};
+  both.shape = cell.items == 1 ? Shape{in + back} : Shape{cell.items, in + back};
+  both.labels.assign(both.shape.size(), -1);
   auto elements = std::make_shared<std::vector<Element>>();
-  for (int64_t i = 0; i < in; ++i) elements->push_back(x.at(i));
-  for (int64_t i = 0; i < back; ++i) elements->push_back(h.at(i));
+  for (int64_t b = 0; b < cell.items; ++b) {
+    for (int64_t i = 0; i < in; ++i) elements->push_back(x.at(b * cell.width + i));
+    for (int64_t i = 0; i < back; ++i) elements->push_back(h.at(b * cell.hidden + i));
+  }
   both.elements = std::move(elements);
-  return Linear(both, std::move(weight), std::move(own_bias));
+  return Linear(both, weight, own_bias);
 }
 
 absl::Status Lowering::PlainStep(const Cell& cell, const Val& x, ValPtr& h, ValPtr& c) {
   using E = ElementwiseKind;
   const int64_t n = cell.hidden;
+  const size_t last = cell.items == 1 ? 0 : 1;
   const ConstantPtr both = Sum(cell.input_bias, cell.recurrent_bias);
   if (cell.kind == Cell::kRnn) {
     LSTM_ASSIGN_OR_RETURN(const ValPtr pre, Gates(x, *h, cell, 0, 1, true, true, both));
@@ -83,8 +90,8 @@ absl::Status Lowering::PlainStep(const Cell& cell, const Val& x, ValPtr& h, ValP
   if (cell.kind == Cell::kGru) {
     LSTM_ASSIGN_OR_RETURN(const ValPtr zr, Gates(x, *h, cell, 0, 2, true, true, both));
     LSTM_ASSIGN_OR_RETURN(const ValPtr gates, Activate(*zr, cell, 0));
-    LSTM_ASSIGN_OR_RETURN(const ValPtr z, Cut(*gates, 0, 0, n, 1));
-    LSTM_ASSIGN_OR_RETURN(const ValPtr r, Cut(*gates, 0, n, n, 1));
+    LSTM_ASSIGN_OR_RETURN(const ValPtr z, Cut(*gates, last, 0, n, 1));
+    LSTM_ASSIGN_OR_RETURN(const ValPtr r, Cut(*gates, last, n, n, 1));
     ValPtr pre;
     if (cell.reset_after) {
       LSTM_ASSIGN_OR_RETURN(const ValPtr of_x, Gates(x, *h, cell, 2, 1, true, false, cell.input_bias));
@@ -105,7 +112,7 @@ absl::Status Lowering::PlainStep(const Cell& cell, const Val& x, ValPtr& h, ValP
   LSTM_ASSIGN_OR_RETURN(const ValPtr pre, Gates(x, *h, cell, 0, 4, true, true, both));
   ValPtr part[4];
   for (int64_t g = 0; g < 4; ++g) {
-    LSTM_ASSIGN_OR_RETURN(part[g], Cut(*pre, 0, g * n, n, 1));
+    LSTM_ASSIGN_OR_RETURN(part[g], Cut(*pre, last, g * n, n, 1));
   }
   const auto peep = [&](ValPtr& gate, int64_t block, const Val& state) -> absl::Status {
     if (!cell.peephole) return absl::OkStatus();

@@ -136,7 +136,35 @@ absl::Status Lowering::AddInputs() {
   return absl::OkStatus();
 }
 
+// The first input of the graph of one number that a computed value depends on; -1: none.
+int Lowering::NumberBehind(const Val& val) {
+  const Model& model = builder().model();
+  std::vector<bool> behind(model.values.size(), false);
+  for (int64_t i = 0; i < val.count(); ++i) {
+    const Source& source = sources_[static_cast<size_t>(val.at(i).source)];
+    if (source.value >= 0) behind[static_cast<size_t>(source.value)] = true;
+  }
+  for (size_t n = model.nodes.size(); n-- > 0;) {
+    if (!behind[static_cast<size_t>(model.nodes[n].output)]) continue;
+    for (ValueId id : model.nodes[n].inputs) behind[static_cast<size_t>(id)] = true;
+  }
+  for (size_t i = 0; i < inputs_.size(); ++i) {
+    const ValPtr& in = input_value_[i];
+    if (in == nullptr || in->constant() || in->count() != 1) continue;
+    const Source& source = sources_[static_cast<size_t>(in->at(0).source)];
+    if (source.value >= 0 && behind[static_cast<size_t>(source.value)]) return static_cast<int>(i);
+  }
+  return -1;
+}
+
 absl::Status Lowering::RunIf(Call& call) {
+  if (call.has(0) && !call[0].constant() && (call[0].elements || sources_[static_cast<size_t>(call[0].source)].kind == Source::kValue)) {
+    const int number = NumberBehind(call[0]);
+    if (number >= 0) {
+      const std::string_view name = inputs_[static_cast<size_t>(number)].declared.name;
+      return Refuse(absl::StrCat("its condition is computed from the input ", Shown(name), " in every step, expected a constant; the manifest can say what it is: ", ManifestLine(name, "constant: ...")));
+    }
+  }
   LSTM_ASSIGN_OR_RETURN(const TensorPtr condition, ConstantOf(call, 0, "condition"));
   if (condition->size() != 1) return Refuse("its condition is not one truth value");
   const Attribute* branch = call.node.Find(condition->At(0) != 0 ? "then_branch" : "else_branch");
@@ -217,11 +245,12 @@ absl::Status Lowering::RunNodes(const GraphView& graph) {
     LSTM_RETURN_IF_ERROR(Bind(stored.name, std::move(val)));
   }
   for (std::string_view message : graph.nodes) {
-    const bool knew = undecided_.ok();
+    const bool knew = undecided_.ok(), sure = within_.ok();
     LSTM_RETURN_IF_ERROR(RunNode(message));
-    if (knew && !undecided_.ok()) {
+    for (absl::Status* const open : {knew && !undecided_.ok() ? &undecided_ : nullptr, sure && !within_.ok() ? &within_ : nullptr}) {
+      if (open == nullptr || open->message().find("node '") != std::string::npos) continue;
       LSTM_ASSIGN_OR_RETURN(const NodeView node, ReadNode(message));
-      if (undecided_.message().find("node '") == std::string::npos) undecided_ = absl::InvalidArgumentError(absl::StrCat(node.Described(), ": ", undecided_.message()));
+      *open = absl::InvalidArgumentError(absl::StrCat(node.Described(), ": ", open->message()));
     }
   }
   return absl::OkStatus();
@@ -260,8 +289,12 @@ absl::Status Lowering::Run() {
       }
     }
   }
-  if (whole_ || !undecided_.ok()) return undecided_;
+  bool timed = false;
+  for (size_t i = 0; i < inputs_.size(); ++i) timed = timed || inputs_[i].decided || (input_value_[i] != nullptr && input_value_[i]->time >= 0);
+  if (!undecided_.ok()) return undecided_;
+  if (whole_) return timed ? absl::OkStatus() : within_;
   LSTM_RETURN_IF_ERROR(PairStates());
+  if (!timed && reading_.states.empty()) LSTM_RETURN_IF_ERROR(within_);
   return FinishStates();
 }
 

@@ -79,6 +79,8 @@ struct Val {
 };
 using ValPtr = std::shared_ptr<const Val>;
 
+struct Window;
+
 class Lowering {
  public:
   // `whole`: to a sequence model, instead of the model of one step.
@@ -155,6 +157,7 @@ class Lowering {
   // lowering.cc: the walk
   absl::Status RunNodes(const GraphView& graph);
   absl::Status RunNode(std::string_view message);
+  int NumberBehind(const Val& val);
   absl::Status RunIf(Call& call);
   absl::Status AddInputs();
   absl::Status Bind(std::string_view name, ValPtr value);
@@ -232,6 +235,8 @@ class Lowering {
   absl::Status LowerReverse(Call& call);
   absl::Status LowerOneHot(Call& call);
   absl::Status LowerScatter(Call& call);
+  absl::StatusOr<std::vector<int64_t>> ScatterPlaces(const Call& call);
+  absl::StatusOr<ValPtr> AsComputed(const ValPtr& val);
   absl::StatusOr<ValPtr> Embedding(const ValPtr& table, const Val& ids);
   absl::StatusOr<ValPtr> Cut(const Val& val, size_t axis, int64_t begin, int64_t count, int64_t step);
 
@@ -259,7 +264,8 @@ class Lowering {
   int64_t FixedTime(int rate) const;  // the number of frames that the file fixes; 0: none
   void NoteGate(std::string_view op, const Call& call);
 
-  absl::Status LowerConv(Call& call);
+  absl::Status LowerConv(Call& call, bool transposed);
+  absl::StatusOr<ValPtr> Spread(const ValPtr& x, const Window& window, const std::vector<int64_t>& every);
   // The value with the `frames` before it in front, along the axis of time. `initial` has a number for each frame before the
   // first; empty: zeros.
   absl::StatusOr<ValPtr> WithContext(const Val& val, int64_t frames, absl::string_view name, const std::vector<float>& initial = {});
@@ -282,14 +288,17 @@ class Lowering {
   absl::StatusOr<ValPtr> Averaged(ValPtr y, const Pool& pool);
 
   struct Cell;
-  absl::Status ReadCell(Call& call, size_t direction, Cell& cell);
+  absl::Status ReadCell(Call& call, size_t direction, bool within, Cell& cell);
+  absl::StatusOr<bool> RunsWithin(const Call& call);
+  absl::Status RecurrentWithin(Call& call, const std::vector<Cell>& cells);
+  absl::StatusOr<ValPtr> InitialWithin(const Call& call, size_t i, size_t directions, size_t d, const Cell& cell);
   absl::Status ReadActivations(const NodeView& node, size_t direction, size_t directions, Cell& cell);
   absl::Status RepeatedInTime(Call& call, size_t seq);
   absl::Status PlaceInTime(Call& call, Cell& cell);
   absl::Status RecurrentStep(Call& call, const Cell& cell);
   absl::Status RecurrentWhole(Call& call, const std::vector<Cell>& cells);
   // A state that the graph fixes for a whole batch: that of one item, where all are the same.
-  absl::StatusOr<ValPtr> OfOneItem(const ValPtr& initial, size_t batch);
+  absl::StatusOr<ValPtr> OfOneItem(const ValPtr& initial, size_t batch, int64_t items);
   absl::StatusOr<ValPtr> InitialPart(const Call& call, size_t i, size_t directions, size_t d, const Cell& cell, const char* part);
   absl::StatusOr<StateId> GivenState(const Cell& cell, const ValPtr& initial, const char* part);
   // One part of the state before the step: from an input of the graph, or kept by the cell. -1: `initial` is read as it is.
@@ -344,6 +353,7 @@ class Lowering {
   std::vector<std::pair<std::weak_ptr<const Tensor>, int64_t>> folded_;                   // and their bytes
   int64_t folded_bytes_ = 0;
   std::string node_name_;
+  absl::Status within_;                                   // what is refused if time flows nowhere and no state is carried: then a sequence may be no step's own
   absl::Status undecided_;                                // what is refused unless a later node tells which axis is time
 };
 

@@ -70,13 +70,13 @@ absl::Status Lowering::LowerNorms(Call& call) {
     return absl::OkStatus();
   }
   // InstanceNormalization, GroupNormalization: channels apart, or in groups; one scale and one bias a channel.
-  if (rank < 3 || x.time == 0 || x.time == 1) return Refuse(absl::StrCat("reads shape ", ShapeString(x.shape), ", expected [N, C, ...], time being neither of the first two"));
+  if (rank < 3 || x.time == 1) return Refuse(absl::StrCat("reads shape ", ShapeString(x.shape), ", expected [N, C, ...], time not being the second"));
   const int64_t channels = x.shape[1], groups = op == "GroupNormalization" ? call.node.Int("num_groups", 0) : channels;
   if (groups < 1 || channels % groups != 0) return Refuse(absl::StrCat("has ", groups, " groups of ", channels, " channels"));
   Shape grouped = {x.shape[0], groups, channels / groups};
   grouped.insert(grouped.end(), x.shape.begin() + 2, x.shape.end());
   auto apart = std::make_shared<Val>(*Reshaped(x, grouped));
-  apart->time = x.time < 0 ? -1 : x.time + 1;
+  apart->time = x.time < 2 ? x.time : x.time + 1;
   for (size_t a = 2; a < x.shape.size(); ++a) apart->labels[a + 1] = x.labels[a];
   std::vector<int64_t> axes;
   for (int64_t a = 2; a <= rank; ++a) axes.push_back(a);

@@ -6,6 +6,7 @@
 #include <set>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 #include "core/import/onnx/lowering.h"
@@ -191,6 +192,11 @@ std::string Hint(const std::vector<GraphInput>& inputs, const onnx::Reading& rea
   return "";
 }
 
+// One question at a time: an error that has a line for the manifest asks its own.
+std::string WithHint(absl::string_view error, const std::vector<GraphInput>& inputs, const onnx::Reading& reading) {
+  return absl::StrCat(error, absl::StrContains(error, "onnx { input") ? "" : Hint(inputs, reading));
+}
+
 absl::StatusOr<std::shared_ptr<const SequenceModel>> ImportWhole(const onnx::FileView& file, std::vector<GraphInput>& inputs, onnx::Reading& reading, int64_t& budget,
                                                                  const pb::Manifest& manifest) {
   LSTM_ASSIGN_OR_RETURN(const auto lowering, Lower(file, inputs, reading, budget, true));
@@ -228,7 +234,7 @@ absl::StatusOr<Model> ImportOnnx(std::span<const std::byte> bytes, const pb::Man
   {
     auto lowering = Lower(file, inputs, reading, budget, false);
     const bool ahead = absl::IsFailedPrecondition(lowering.status());
-    if (!lowering.ok() && !ahead) return absl::InvalidArgumentError(absl::StrCat(lowering.status().message(), Hint(inputs, reading)));
+    if (!lowering.ok() && !ahead) return absl::InvalidArgumentError(WithHint(lowering.status().message(), inputs, reading));
     if (ahead) {
       model.not_streamable = std::string(lowering.status().message());
     } else {
@@ -247,7 +253,7 @@ absl::StatusOr<Model> ImportOnnx(std::span<const std::byte> bytes, const pb::Man
     auto sequence = ImportWhole(file, whole_inputs, whole_reading, budget, manifest);
     if (!sequence.ok() && !model.not_streamable.empty()) {
       const bool same = sequence.status().message() == model.not_streamable;
-      return absl::InvalidArgumentError(absl::StrCat(model.not_streamable, same ? "" : absl::StrCat(". Whole sequences cannot be computed either: ", sequence.status().message()), Hint(inputs, reading)));
+      return absl::InvalidArgumentError(WithHint(absl::StrCat(model.not_streamable, same ? "" : absl::StrCat(". Whole sequences cannot be computed either: ", sequence.status().message())), inputs, reading));
     }
     if (sequence.ok()) {
       model.sequence = *std::move(sequence);

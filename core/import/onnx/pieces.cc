@@ -233,16 +233,7 @@ absl::Status Lowering::LowerConcat(Call& call) {
   auto elements = std::make_shared<std::vector<Element>>();
   std::vector<ValPtr> parts;
   for (const ValPtr& part : call.in) {
-    if (!part->constant()) {
-      parts.push_back(part);
-      continue;
-    }
-    LSTM_ASSIGN_OR_RETURN(const TensorPtr tensor, Constant(*part));
-    if (!tensor->is_float) return Refuse("joins integers to computed values");
-    auto made = std::make_shared<Val>();
-    made->source = NewSource({Source::kConstant, -1, -1, tensor, tensor->shape});
-    made->shape = part->shape;
-    parts.push_back(made);
+    LSTM_ASSIGN_OR_RETURN(parts.emplace_back(), AsComputed(part));
   }
   for (int64_t o = 0; o < outer; ++o) {
     for (const ValPtr& part : parts) {
@@ -403,31 +394,6 @@ absl::Status Lowering::LowerTopK(Call& call) {
   LSTM_RETURN_IF_ERROR(Spend(x.count()));
   call.out[0] = call.in[0];
   if (call.out.size() > 1) call.out[1] = MakeConstantVal({false, x.shape, {}, std::vector<int64_t>(static_cast<size_t>(x.count()), 0)});
-  return absl::OkStatus();
-}
-
-absl::Status Lowering::LowerScatter(Call& call) {
-  LSTM_ASSIGN_OR_RETURN(const TensorPtr data, ConstantOf(call, 0, "data"));
-  LSTM_ASSIGN_OR_RETURN(const std::vector<int64_t> index, IntsOf(call, 1, "indices"));
-  LSTM_ASSIGN_OR_RETURN(const TensorPtr updates, ConstantOf(call, 2, "updates"));
-  LSTM_ASSIGN_OR_RETURN(const size_t axis, Axis(call.node.Int("axis", 0), data->shape.size()));
-  const Shape& shape = call[1].shape;
-  if (call.node.Text("reduction", "none") != "none") return Refuse("its reduction is not supported");
-  if (shape.size() != data->shape.size() || updates->shape != shape || updates->is_float != data->is_float) return Refuse("its data, indices and updates do not fit");
-  Tensor out = *data;
-  const auto strides = Strides(shape), to = Strides(data->shape);
-  for (size_t i = 0; i < index.size(); ++i) {
-    int64_t at = 0;
-    for (size_t a = 0; a < shape.size(); ++a) {
-      int64_t item = a == axis ? index[i] : static_cast<int64_t>(i) / strides[a] % shape[a];
-      if (item < 0) item += data->shape[a];
-      if (item < 0 || item >= data->shape[a]) return Refuse(absl::StrCat("writes item ", item, " of axis ", a, " of shape ", ShapeString(data->shape)));
-      at += item * to[a];
-    }
-    if (out.is_float) out.floats[static_cast<size_t>(at)] = updates->floats[i];
-    if (!out.is_float) out.ints[static_cast<size_t>(at)] = updates->ints[i];
-  }
-  call.out[0] = MakeConstantVal(std::move(out));
   return absl::OkStatus();
 }
 

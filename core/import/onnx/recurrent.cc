@@ -38,17 +38,15 @@ absl::Status Lowering::RepeatedInTime(Call& call, size_t seq) {
 
 absl::Status Lowering::PlaceInTime(Call& call, Cell& cell) {
   const size_t seq = cell.batch_first ? 1 : 0, batch = cell.batch_first ? 0 : 1;
-  LSTM_RETURN_IF_ERROR(RepeatedInTime(call, seq));
   const Val& x = call[0];
   if (x.shape.size() != 3 || x.shape[2] != cell.width) return Refuse(absl::StrCat("reads shape ", ShapeString(FullShape(x)), ", its weights expect three axes with ", cell.width, " in the last"));
   if (!x.is_float || x.constant()) return Refuse("its input X is a constant, or has integers");
   const bool carried = call.has(5) && !call[5].constant();
-  if (x.time < 0 && x.labels[seq] >= 0 && (whole_ || IsOpen(x.labels[seq]) || x.shape[seq] > 1 || !carried) && MakeTime(x.labels[seq])) return absl::AbortedError("time was found");
   if (x.time >= 0 && x.time != static_cast<int>(seq)) return Refuse(absl::StrCat("time comes in axis ", x.time, " of its input, expected axis ", seq));
   if (x.shape[batch] != 1) {
     const int label = x.labels[batch];
     if (label >= 0 && reading_.single.insert({label / 16, label % 16}).second) return absl::AbortedError("the batch was found");
-    return Refuse(absl::StrCat("reads a batch of ", x.shape[batch], " in axis ", batch, ": a session is a batch of one"));
+    cell.usual = false;  // a session has so many rows of it, which no cell of the model knows
   }
   cell.steps = x.time >= 0;
   if (whole_ && !cell.steps) return Refuse(absl::StrCat("time flows through no axis of its input. The manifest can say which it is: ", ManifestLine(inputs_.empty() ? "x" : inputs_[0].declared.name, "time: 0")));
@@ -78,8 +76,8 @@ absl::Status Lowering::PlaceInTime(Call& call, Cell& cell) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<ValPtr> Lowering::OfOneItem(const ValPtr& initial, size_t batch) {
-  if (!initial || !initial->constant() || initial->shape.size() != 3 || initial->shape[batch] < 2) return initial;
+absl::StatusOr<ValPtr> Lowering::OfOneItem(const ValPtr& initial, size_t batch, int64_t items) {
+  if (items > 1 || !initial || !initial->constant() || initial->shape.size() != 3 || initial->shape[batch] < 2) return initial;
   LSTM_ASSIGN_OR_RETURN(const TensorPtr all, Constant(*initial));
   const auto strides = Strides(initial->shape);
   for (size_t i = 0; i < all->size(); ++i) {
@@ -90,20 +88,21 @@ absl::StatusOr<ValPtr> Lowering::OfOneItem(const ValPtr& initial, size_t batch) 
 }
 
 absl::StatusOr<StateId> Lowering::OwnState(const Cell& cell, const ValPtr& initial, const char* part, int& input, std::vector<int32_t>& at) {
+  const int64_t size = cell.items * cell.hidden;
   std::vector<float> values;
   input = -1;
   if (initial && initial->constant()) {
     LSTM_ASSIGN_OR_RETURN(const TensorPtr t, Constant(*initial));
-    if (!t->is_float || static_cast<int64_t>(t->size()) != cell.hidden) return absl::InvalidArgumentError(absl::StrCat("its initial ", part, " has shape ", ShapeString(t->shape), ", expected ", cell.hidden, " numbers"));
+    if (!t->is_float || static_cast<int64_t>(t->size()) != size) return absl::InvalidArgumentError(absl::StrCat("its initial ", part, " has shape ", ShapeString(t->shape), ", expected ", size, " numbers"));
     if (std::any_of(t->floats.begin(), t->floats.end(), [](float v) { return v != 0; })) values = t->floats;
   } else if (initial) {
     const size_t batch = cell.batch_first ? 0 : 1;
-    if (initial->shape.size() == 3 && initial->shape[batch] > 1) {
+    if (initial->shape.size() == 3 && initial->shape[batch] > cell.items) {
       const int label = initial->labels[batch];
       if (label >= 0 && reading_.single.insert({label / 16, label % 16}).second) return absl::AbortedError("the batch was found");
     }
-    if (initial->count() != cell.hidden) return absl::InvalidArgumentError(absl::StrCat("its initial ", part, " has shape ", ShapeString(initial->shape), ", expected ", cell.hidden, " numbers"));
-    for (int64_t i = 0; i < cell.hidden; ++i) {
+    if (initial->count() != size) return absl::InvalidArgumentError(absl::StrCat("its initial ", part, " has shape ", ShapeString(initial->shape), ", expected ", size, " numbers"));
+    for (int64_t i = 0; i < size; ++i) {
       const Element e = initial->at(i);
       const Source& source = sources_[static_cast<size_t>(e.source)];
       if (source.kind != Source::kInput || (input >= 0 && source.input != input)) {
@@ -123,18 +122,22 @@ absl::StatusOr<StateId> Lowering::OwnState(const Cell& cell, const ValPtr& initi
       for (int32_t i : at) values.push_back(in.initial->floats[static_cast<size_t>(i)]);
     }
   }
-  return AddState(absl::StrCat(cell.name, ".", part), {cell.hidden}, std::move(values));
+  return AddState(absl::StrCat(cell.name, ".", part), {size}, std::move(values));
 }
 
 absl::Status Lowering::Recurrent(Call& call) {
   const std::string_view op = call.node.op;
   if (op != "LSTM" && op != "GRU" && op != "RNN") return absl::UnimplementedError("");
   const bool both = call.node.Text("direction", "forward") == "bidirectional";
+  if (call.has(0)) LSTM_RETURN_IF_ERROR(RepeatedInTime(call, call.node.Int("layout", 0) != 0 ? 1 : 0));
+  LSTM_ASSIGN_OR_RETURN(const bool within, RunsWithin(call));
   std::vector<Cell> cells(both ? 2 : 1);
   for (size_t d = 0; d < cells.size(); ++d) {
-    LSTM_RETURN_IF_ERROR(ReadCell(call, d, cells[d]));
-    LSTM_RETURN_IF_ERROR(PlaceInTime(call, cells[d]));
+    LSTM_RETURN_IF_ERROR(ReadCell(call, d, within, cells[d]));
+    if (!within) LSTM_RETURN_IF_ERROR(PlaceInTime(call, cells[d]));
+    cells[d].items = call[0].shape[cells[d].batch_first ? 0 : 1];
   }
+  if (within) return RecurrentWithin(call, cells);
   return whole_ ? RecurrentWhole(call, cells) : RecurrentStep(call, cells[0]);
 }
 
@@ -144,8 +147,9 @@ absl::Status Lowering::RecurrentStep(Call& call, const Cell& cell) {
   const bool lstm = cell.kind == Cell::kLstm;
   const int64_t steps = x.shape[seq];
   if (steps > 64) return Refuse(absl::StrCat("runs ", steps, " steps in one: expected at most 64"));
-  LSTM_ASSIGN_OR_RETURN(const ValPtr h0, OfOneItem(call.has(5) ? call.in[5] : nullptr, batch));
-  LSTM_ASSIGN_OR_RETURN(const ValPtr c0, OfOneItem(lstm && call.has(6) ? call.in[6] : nullptr, batch));
+  LSTM_ASSIGN_OR_RETURN(const ValPtr h0, OfOneItem(call.has(5) ? call.in[5] : nullptr, batch, cell.items));
+  LSTM_ASSIGN_OR_RETURN(const ValPtr c0, OfOneItem(lstm && call.has(6) ? call.in[6] : nullptr, batch, cell.items));
+  const Shape rows = cell.items == 1 ? Shape{cell.hidden} : Shape{cell.items, cell.hidden};
   int h_input = -1, c_input = -1;
   std::vector<int32_t> h_at, c_at;
   LSTM_ASSIGN_OR_RETURN(const StateId h_state, OwnState(cell, h0, "h", h_input, h_at));
@@ -153,16 +157,10 @@ absl::Status Lowering::RecurrentStep(Call& call, const Cell& cell) {
   if (lstm) {
     LSTM_ASSIGN_OR_RETURN(c_state, OwnState(cell, c0, "c", c_input, c_at));
   }
-  const auto vector = [&](const Val& v) {
-    auto flat = std::make_shared<Val>(*Reshaped(v, {v.count()}));
-    flat->time = -1;
-    flat->tail = 0;
-    return ValPtr(flat);
-  };
   std::vector<ValPtr> ys;
   ValPtr h, c;
   if (cell.usual && steps == 1 && h_state >= 0 && (!lstm || c_state >= 0)) {
-    LSTM_ASSIGN_OR_RETURN(h, Native(cell, *vector(x), h_state, c_state));
+    LSTM_ASSIGN_OR_RETURN(h, Native(cell, *ItemsAt(x, seq, 0), h_state, c_state));
     ys.push_back(h);
     if (lstm) {
       auto kept = std::make_shared<Val>(*h);
@@ -173,32 +171,33 @@ absl::Status Lowering::RecurrentStep(Call& call, const Cell& cell) {
     const auto before = [&](StateId state, const ValPtr& initial, const char* part) -> absl::StatusOr<ValPtr> {
       if (state < 0) {
         if (initial->constant()) return absl::InvalidArgumentError("its initial states are half constants, half computed");
-        return vector(*initial);
+        auto flat = std::make_shared<Val>(*Reshaped(*initial, rows));
+        flat->time = -1;
+        return ValPtr(flat);
       }
       LSTM_ASSIGN_OR_RETURN(const ValueId id, Add(absl::StrCat(part, ".before"), StateReadOp{state}, {}));
-      return Computed(id, {cell.hidden}, Val{});
+      return Computed(id, rows, Val{});
     };
     LSTM_ASSIGN_OR_RETURN(h, before(h_state, h0, "h"));
     if (lstm) {
       LSTM_ASSIGN_OR_RETURN(c, before(c_state, c0, "c"));
     }
-    const ValPtr flat = vector(x);
+    LSTM_RETURN_IF_ERROR(Spend(x.count()));
     for (int64_t t = 0; t < steps; ++t) {
-      LSTM_ASSIGN_OR_RETURN(const ValPtr one, Cut(*flat, 0, t * cell.width, cell.width, 1));
-      LSTM_RETURN_IF_ERROR(PlainStep(cell, *one, h, c));
+      LSTM_RETURN_IF_ERROR(PlainStep(cell, *ItemsAt(x, seq, t), h, c));
       ys.push_back(h);
     }
     for (const auto& [state, value, part] : {std::tuple{h_state, h, "h.after"}, {c_state, c, "c.after"}}) {
       if (state < 0) continue;
-      LSTM_ASSIGN_OR_RETURN(const ValueId id, Use(*value, {cell.hidden}));
+      LSTM_ASSIGN_OR_RETURN(const ValueId id, Use(*value, {cell.items * cell.hidden}));
       LSTM_RETURN_IF_ERROR(Add(part, StateWriteOp{state}, {id}).status());
     }
   }
   if (h_input >= 0 && h_state >= 0) claims_.push_back({h_input, h_at, h->source, cell.steps ? -2 : x.labels[seq]});
   if (c_input >= 0 && c_state >= 0) claims_.push_back({c_input, c_at, c->source, cell.steps ? -2 : x.labels[seq]});
 
-  const auto placed = [&](const Val& v, Shape shape, bool sequence) {
-    auto out = std::make_shared<Val>(*Reshaped(v, shape));
+  const auto placed = [&](const std::vector<ValPtr>& values, bool sequence) {
+    auto out = std::make_shared<Val>(*JoinedSteps({values}, cell.items, cell.hidden, cell.batch_first, sequence));
     if (cell.steps && sequence) {
       out->time = static_cast<int>(seq);
       out->tail = x.tail;
@@ -211,23 +210,9 @@ absl::Status Lowering::RecurrentStep(Call& call, const Cell& cell) {
   if (x.tail != 0 && call.out.size() > 1 && (!call.node.outputs[1].empty() || (call.out.size() > 2 && !call.node.outputs[2].empty()))) {
     return Refuse("its end is that of a sequence which was padded behind");
   }
-  if (!call.out.empty() && !call.node.outputs[0].empty()) {
-    ValPtr all = ys[0];
-    if (ys.size() > 1) {
-      auto joined = std::make_shared<Val>();
-      auto elements = std::make_shared<std::vector<Element>>();
-      for (const ValPtr& y : ys) {
-        for (int64_t i = 0; i < cell.hidden; ++i) elements->push_back(y->at(i));
-      }
-      joined->elements = std::move(elements);
-      joined->shape = {steps * cell.hidden};
-      joined->labels = {-1};
-      all = joined;
-    }
-    call.out[0] = placed(*all, cell.batch_first ? Shape{1, steps, 1, cell.hidden} : Shape{steps, 1, 1, cell.hidden}, true);
-  }
-  if (call.out.size() > 1) call.out[1] = placed(*h, {1, 1, cell.hidden}, false);
-  if (call.out.size() > 2 && lstm) call.out[2] = placed(*c, {1, 1, cell.hidden}, false);
+  if (!call.out.empty() && !call.node.outputs[0].empty()) call.out[0] = placed(ys, true);
+  if (call.out.size() > 1) call.out[1] = placed({h}, false);
+  if (call.out.size() > 2 && lstm) call.out[2] = placed({c}, false);
   return absl::OkStatus();
 }
 

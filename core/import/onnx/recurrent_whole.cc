@@ -55,7 +55,7 @@ absl::StatusOr<StateId> Lowering::GivenState(const Cell& cell, const ValPtr& ini
     LSTM_ASSIGN_OR_RETURN(const TensorPtr tensor, Constant(*initial));
     if (std::any_of(tensor->floats.begin(), tensor->floats.end(), [](float v) { return v != 0; })) values = tensor->floats;
   }
-  LSTM_ASSIGN_OR_RETURN(const StateId state, AddState(name, {cell.hidden}, std::move(values)));
+  LSTM_ASSIGN_OR_RETURN(const StateId state, AddState(name, {cell.items * cell.hidden}, std::move(values)));
   if (initial && !initial->constant()) {
     LSTM_ASSIGN_OR_RETURN(const SequenceRead read, ReadAfter(*initial));
     stages_[static_cast<size_t>(stage_)]->states.emplace_back(state, read);
@@ -67,18 +67,20 @@ absl::StatusOr<StateId> Lowering::GivenState(const Cell& cell, const ValPtr& ini
 absl::StatusOr<ValPtr> Lowering::InitialPart(const Call& call, size_t i, size_t directions, size_t d, const Cell& cell, const char* part) {
   if (!call.has(i)) return ValPtr();
   const size_t batch = cell.batch_first ? 0 : 1;
-  LSTM_ASSIGN_OR_RETURN(const ValPtr initial, OfOneItem(call.in[i], batch));
+  LSTM_ASSIGN_OR_RETURN(const ValPtr initial, OfOneItem(call.in[i], batch, cell.items));
   const Val& all = *initial;
   if (!all.is_float || all.time >= 0) return absl::InvalidArgumentError(absl::StrCat("its initial ", part, " changes over time, or has integers"));
-  if (all.shape.size() == 3 && all.shape[batch] > 1) {
+  if (all.shape.size() == 3 && all.shape[batch] > cell.items) {
     const int label = all.labels[batch];
     if (label >= 0 && reading_.single.insert({label / 16, label % 16}).second) return absl::AbortedError("the batch was found");
   }
-  if (all.count() != static_cast<int64_t>(directions) * cell.hidden) {
-    return absl::InvalidArgumentError(absl::StrCat("its initial ", part, " has shape ", ShapeString(all.shape), ", expected ", directions, " times ", cell.hidden, " numbers"));
+  const int64_t size = cell.items * cell.hidden;
+  if (all.count() != static_cast<int64_t>(directions) * size) {
+    return absl::InvalidArgumentError(absl::StrCat("its initial ", part, " has shape ", ShapeString(all.shape), ", expected ", directions, " times ", size, " numbers"));
   }
+  if (cell.batch_first && directions > 1 && cell.items > 1) return Refuse("has layout 1, two directions and a batch within a step");
   const ValPtr flat = Reshaped(all, {all.count()});
-  LSTM_ASSIGN_OR_RETURN(ValPtr own, Cut(*flat, 0, static_cast<int64_t>(d) * cell.hidden, cell.hidden, 1));
+  LSTM_ASSIGN_OR_RETURN(ValPtr own, Cut(*flat, 0, static_cast<int64_t>(d) * size, size, 1));
   if (own->constant()) return own;
   for (int64_t k = 0; k < own->count(); ++k) {
     if (own->at(k) == Element{own->at(0).source, own->at(0).index + static_cast<int32_t>(k)}) continue;
@@ -114,7 +116,8 @@ absl::Status Lowering::RecurrentWhole(Call& call, const std::vector<Cell>& cells
     const Cell& cell = cells[d];
     node_name_ = absl::StrCat(cell.name, d == 1 ? ".reverse" : "");
     const ValPtr x = Bring(call[0], {-1, SequenceRead::kEach, 0, cell.reversed});
-    Val flat = *Reshaped(*x, {cell.width});
+    const Shape rows = cell.items == 1 ? Shape{cell.hidden} : Shape{cell.items, cell.hidden};
+    Val flat = *Reshaped(*x, cell.items == 1 ? Shape{cell.width} : Shape{cell.items, cell.width});
     flat.time = -1;
     LSTM_ASSIGN_OR_RETURN(const StateId h_state, GivenState(cell, h0[d], "h"));
     StateId c_state = -1;
@@ -135,12 +138,12 @@ absl::Status Lowering::RecurrentWhole(Call& call, const std::vector<Cell>& cells
     for (const auto& [state, value, part] : {std::tuple{h_state, &h, "h.before"}, {c_state, &c, "c.before"}}) {
       if (state < 0) continue;
       LSTM_ASSIGN_OR_RETURN(const ValueId id, Add(part, StateReadOp{state}, {}));
-      *value = Computed(id, {cell.hidden}, Val{});
+      *value = Computed(id, rows, Val{});
     }
     LSTM_RETURN_IF_ERROR(PlainStep(cell, flat, h, c));
     for (const auto& [state, value, part] : {std::tuple{h_state, h, "h.after"}, {c_state, c, "c.after"}}) {
       if (state < 0) continue;
-      LSTM_ASSIGN_OR_RETURN(const ValueId id, Use(*value, {cell.hidden}));
+      LSTM_ASSIGN_OR_RETURN(const ValueId id, Use(*value, {cell.items * cell.hidden}));
       LSTM_RETURN_IF_ERROR(Add(part, StateWriteOp{state}, {id}).status());
     }
     ys.push_back(h);
@@ -151,18 +154,12 @@ absl::Status Lowering::RecurrentWhole(Call& call, const std::vector<Cell>& cells
   if (apart) NewStage(-1);
   const Val& x = call[0];
   const size_t seq = cells[0].batch_first ? 1 : 0, batch = 1 - seq;
-  const auto n = static_cast<int64_t>(directions);
   const auto joined = [&](const std::vector<ValPtr>& parts, bool sequence) {
-    auto out = std::make_shared<Val>();
-    auto elements = std::make_shared<std::vector<Element>>();
+    std::vector<std::vector<ValPtr>> brought;
     for (size_t d = 0; d < parts.size(); ++d) {
-      const ValPtr part = !apart ? parts[d] : Bring(*parts[d], sequence ? Origin{-1, SequenceRead::kEach, 0, cells[d].reversed} : Origin{-1, SequenceRead::kAfter});
-      for (int64_t i = 0; i < part->count(); ++i) elements->push_back(part->at(i));
+      brought.push_back({!apart ? parts[d] : Bring(*parts[d], sequence ? Origin{-1, SequenceRead::kEach, 0, cells[d].reversed} : Origin{-1, SequenceRead::kAfter})});
     }
-    const int64_t hidden = cells[0].hidden;
-    out->elements = std::move(elements);
-    out->shape = sequence ? (batch == 0 ? Shape{1, 1, n, hidden} : Shape{1, n, 1, hidden}) : batch == 0 ? Shape{1, n, hidden} : Shape{n, 1, hidden};
-    out->labels.assign(out->shape.size(), -1);
+    auto out = std::make_shared<Val>(*JoinedSteps(brought, cells[0].items, cells[0].hidden, batch == 0, sequence));
     out->labels[batch == 0 ? 0 : sequence ? 2 : 1] = x.labels[batch];
     if (sequence) {
       out->time = static_cast<int>(seq);

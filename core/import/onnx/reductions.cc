@@ -207,7 +207,7 @@ absl::Status Lowering::LowerBatchNorm(Call& call) {
   const Val& x = call[0];
   if (call.node.Int("training_mode", 0) != 0) return Refuse("is in training mode");
   if (x.shape.size() < 2) return Refuse(absl::StrCat("reads shape ", ShapeString(x.shape), ", expected [N, C, ...]"));
-  if (x.time == 0 || x.time == 1) return Refuse("time is its axis of batch or channels");
+  if (x.time == 1) return Refuse("time is its axis of channels");
   std::vector<TensorPtr> t;
   const int64_t channels = x.shape[1];
   for (size_t i = 1; i <= 4; ++i) {

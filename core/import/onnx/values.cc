@@ -90,6 +90,17 @@ absl::Status Lowering::CountFolded(const Call& call) {
   return absl::InvalidArgumentError(absl::StrCat("the constants that are computed up to here take ", folded_bytes_, " bytes, expected at most ", most));
 }
 
+absl::StatusOr<ValPtr> Lowering::AsComputed(const ValPtr& val) {
+  if (!val->constant()) return val;
+  LSTM_ASSIGN_OR_RETURN(const TensorPtr tensor, Constant(*val));
+  if (!tensor->is_float) return absl::InvalidArgumentError("joins integers to computed values");
+  auto made = std::make_shared<Val>();
+  made->source = NewSource({Source::kConstant, -1, -1, tensor, tensor->shape});
+  made->shape = val->shape;
+  made->labels.assign(val->shape.size(), -1);
+  return ValPtr(made);
+}
+
 int Lowering::Root(int label) {
   while (label >= 0 && parents_[static_cast<size_t>(label)] != label) label = parents_[static_cast<size_t>(label)];
   return label;

@@ -12,6 +12,46 @@
 namespace lstm::core::onnx {
 namespace {
 
+// As a convolution: of x with zeros between its items, `every` so far apart, against the kernel turned round.
+absl::Status ReadTransposed(const NodeView& node, const Shape& shape, Window& w, std::vector<int64_t>& every) {
+  const size_t n = w.kernel.size();
+  LSTM_RETURN_IF_ERROR(ReadWindow(node, shape, w));
+  every = std::exchange(w.strides, std::vector<int64_t>(n, 1));
+  std::vector<int64_t> more(n, 0), sizes;
+  if (const Attribute* a = node.Find("output_padding")) more = a->ints;
+  if (const Attribute* a = node.Find("output_shape")) sizes = a->ints;
+  if (sizes.size() == n + 2) sizes.erase(sizes.begin(), sizes.begin() + 2);
+  if (more.size() != n || (!sizes.empty() && sizes.size() != n)) return absl::InvalidArgumentError(absl::StrCat("output_padding has ", more.size(), " numbers and output_shape ", sizes.size(), ", expected ", n));
+  const std::string_view mode = node.Text("auto_pad", "NOTSET");
+  for (size_t j = 0; j < n; ++j) {
+    if (more[j] < 0 || more[j] > kMaxInts || every[j] > kMaxInts) return absl::InvalidArgumentError(absl::StrCat("output_padding has ", more[j]));
+    const int64_t all = (shape[j + 2] - 1) * every[j] + w.Extent(j) + more[j];
+    if (!sizes.empty() || IsSame(mode)) {
+      const int64_t size = sizes.empty() ? shape[j + 2] * every[j] : sizes[j];
+      if (size < 1 || size > kMaxInts) return absl::InvalidArgumentError(absl::StrCat("output_shape has ", size));
+      const int64_t cut = all - size;  // below 0: zeros behind
+      w.before[j] = mode == "SAME_UPPER" ? cut / 2 : cut - cut / 2;
+      w.after[j] = cut - w.before[j];
+    }
+    w.before[j] = w.Extent(j) - 1 - w.before[j];
+    w.after[j] = w.Extent(j) - 1 - w.after[j] + more[j];
+  }
+  return absl::OkStatus();
+}
+
+// [C, M / groups, ...] to the rows of a convolution, [M, C / groups, ...] turned round.
+ConstantPtr TurnedKernel(const Tensor& kernel, int64_t groups) {
+  const int64_t in = kernel.shape[0], out = kernel.shape[1], per_group = in / groups, taps = static_cast<int64_t>(kernel.size()) / (in * out);
+  auto made = NewConstant({out * groups, per_group * taps});
+  for (int64_t c = 0; c < in; ++c) {
+    for (int64_t o = 0; o < out; ++o) {
+      float* const row = made->values.data() + ((c / per_group) * out + o) * per_group * taps + c % per_group * taps;
+      for (int64_t k = 0; k < taps; ++k) row[taps - 1 - k] = kernel.floats[static_cast<size_t>((c * out + o) * taps + k)];
+    }
+  }
+  return made;
+}
+
 // Rows [first, first + count) of a matrix.
 ConstantPtr Rows(const core::Constant& from, int64_t first, int64_t count) {
   auto out = NewConstant({count, from.shape[1]});
@@ -128,7 +168,34 @@ absl::StatusOr<ValPtr> Lowering::WindowsOverTime(const ValPtr& x, std::string_vi
   return Windowed(x, front, behind - tail, reach, stride);
 }
 
-absl::Status Lowering::LowerConv(Call& call) {
+// With the window's padding around it, and its items `every` so far apart: zeros in between.
+absl::StatusOr<ValPtr> Lowering::Spread(const ValPtr& x, const Window& window, const std::vector<int64_t>& every) {
+  const Shape& shape = x->shape;
+  Arrangement to = Same(shape);
+  const auto strides = Strides(shape);
+  Shape wide = shape;
+  bool same = true;
+  for (size_t j = 0; j < window.kernel.size(); ++j) {
+    const size_t a = j + 2;
+    const int64_t end = (shape[a] - 1) * every[j] + 1;
+    wide[a] = window.before[j] + end + window.after[j];
+    same = same && window.before[j] == 0 && window.after[j] == 0 && every[j] == 1;
+    if (wide[a] < 1) return Refuse(absl::StrCat("leaves nothing of axis ", a, " of shape ", ShapeString(shape)));
+  }
+  if (same) return x;
+  LSTM_ASSIGN_OR_RETURN(const int64_t count, ElementCount(wide));
+  LSTM_RETURN_IF_ERROR(Affordable(count));
+  for (size_t j = 0; j < window.kernel.size(); ++j) {
+    const size_t a = j + 2;
+    to.axes[a].clear();
+    for (int64_t i = -window.before[j]; i < wide[a] - window.before[j]; ++i) {
+      to.axes[a].push_back(i >= 0 && i < (shape[a] - 1) * every[j] + 1 && i % every[j] == 0 ? i / every[j] * strides[a] : kFill);
+    }
+  }
+  return Arranged(*x, to, wide);
+}
+
+absl::Status Lowering::LowerConv(Call& call, bool transposed) {
   ValPtr x = call.in[0];
   if (!call.has(1) || !call[1].constant()) return ConstantOf(call, 1, "kernel").status();
   const Val* const w = call.in[1].get();
@@ -136,10 +203,12 @@ absl::Status Lowering::LowerConv(Call& call) {
   const size_t rank = x->shape.size();
   if (rank < 3 || w->shape.size() != rank || !w->is_float || w->count() == 0) return Refuse(absl::StrCat("reads shape ", ShapeString(x->shape), " with a kernel of shape ", ShapeString(w->shape)));
   if (x->constant() || !x->is_float) return Refuse("reads a constant, or integers");
-  if (x->time == 0 || x->time == 1) return Refuse("time is its axis of batch or channels");
+  if (x->time == 1) return Refuse("time is its axis of channels");
+  if (x->time == 0 && (x->head != 0 || x->tail != 0)) return Refuse("its batch is a sequence that is padded");
   if (x->shape[0] > 1 && x->labels[0] >= 0 && reading_.single.insert({x->labels[0] / 16, x->labels[0] % 16}).second) return absl::AbortedError("the batch was found");
-  const int64_t out = w->shape[0], per_group = w->shape[1];
-  if (groups < 1 || groups > 1024 || out % groups != 0 || x->shape[0] != 1 || x->shape[1] != per_group * groups) {
+  if (groups < 1 || groups > 1024) return Refuse(absl::StrCat("has ", groups, " groups, expected 1 to 1024"));
+  const int64_t out = transposed ? w->shape[1] * groups : w->shape[0], per_group = transposed ? w->shape[0] / groups : w->shape[1];
+  if ((transposed ? w->shape[0] : out) % groups != 0 || x->shape[0] != 1 || x->shape[1] != per_group * groups) {
     return Refuse(absl::StrCat("reads shape ", ShapeString(x->shape), " in ", groups, " groups, its kernel of shape ", ShapeString(w->shape), " expects one item of ", per_group, " channels a group"));
   }
   for (size_t a = 2; a < rank; ++a) {
@@ -147,16 +216,19 @@ absl::Status Lowering::LowerConv(Call& call) {
   }
   Window window;
   window.kernel.assign(w->shape.begin() + 2, w->shape.end());
-  LSTM_RETURN_IF_ERROR(ReadWindow(call.node, x->shape, window));
+  std::vector<int64_t> every(window.kernel.size(), 1);
+  LSTM_RETURN_IF_ERROR(transposed ? ReadTransposed(call.node, x->shape, window, every) : ReadWindow(call.node, x->shape, window));
   int64_t tail = x->tail;
-  if (x->time >= 0) {
+  if (x->time >= 2) {
     const size_t j = static_cast<size_t>(x->time) - 2;
     const int64_t reach = (window.kernel[j] - 1) * window.dilations[j];
     const std::string_view mode = call.node.Text("auto_pad", "NOTSET");
+    if (every[j] != 1) return LooksAhead(absl::StrCat("gives ", every[j], " frames for each step of time"));
     if (IsSame(mode)) {
       PadSameInTime(mode, window, j);
       if (reach > 0 && !whole_) return LooksAhead("pads time on both sides: it looks ahead");
     }
+    if (window.before[j] < 0 || window.after[j] < 0) return Refuse("cuts the sequence");
     const int64_t front = x->head + window.before[j], behind = window.after[j] + x->tail, stride = std::exchange(window.strides[j], 1);
     window.before[j] = window.after[j] = 0;
     if (front == reach && stride == 1) {
@@ -170,19 +242,7 @@ absl::Status Lowering::LowerConv(Call& call) {
       LSTM_ASSIGN_OR_RETURN(x, WindowsOverTime(x, mode, front, behind, reach, stride, tail));
     }
   }
-  std::vector<int64_t> before(rank, 0), after(rank, 0);
-  std::copy(window.before.begin(), window.before.end(), before.begin() + 2);
-  std::copy(window.after.begin(), window.after.end(), after.begin() + 2);
-  ValPtr padded = x;
-  if (std::any_of(before.begin(), before.end(), [](int64_t n) { return n != 0; }) || std::any_of(after.begin(), after.end(), [](int64_t n) { return n != 0; })) {
-    Shape wide = x->shape;
-    for (size_t a = 0; a < rank; ++a) wide[a] += before[a] + after[a];
-    LSTM_ASSIGN_OR_RETURN(const int64_t padded_count, ElementCount(wide));
-    LSTM_RETURN_IF_ERROR(Affordable(padded_count));
-    LSTM_ASSIGN_OR_RETURN(const Arrangement pad, Padded(x->shape, before, after, PadMode::kConstant));
-    LSTM_RETURN_IF_ERROR(ElementCount(pad.shape()).status());
-    LSTM_ASSIGN_OR_RETURN(padded, Arranged(*x, pad, pad.shape()));
-  }
+  LSTM_ASSIGN_OR_RETURN(const ValPtr padded, Spread(x, window, every));
   Shape shape = {1, out};
   int64_t positions = 1, taps = per_group;
   for (size_t j = 0; j < window.kernel.size(); ++j) {
@@ -202,7 +262,8 @@ absl::Status Lowering::LowerConv(Call& call) {
     LSTM_ASSIGN_OR_RETURN(bias, ConstantOf(call, 2, "bias"));
     if (!bias->is_float || static_cast<int64_t>(bias->size()) != out) return Refuse(absl::StrCat("its bias has ", bias->size(), " numbers, expected ", out));
   }
-  LSTM_ASSIGN_OR_RETURN(const ConstantPtr kernel, Shared(call.in[1], absl::StrCat("Conv ", taps), [&](const Tensor& k) -> absl::StatusOr<ConstantPtr> {
+  LSTM_ASSIGN_OR_RETURN(const ConstantPtr kernel, Shared(call.in[1], absl::StrCat(transposed ? "ConvTranspose " : "Conv ", taps), [&](const Tensor& k) -> absl::StatusOr<ConstantPtr> {
+    if (transposed) return TurnedKernel(k, groups);
     auto made = NewConstant({out, taps});
     std::copy(k.floats.begin(), k.floats.end(), made->values.data());
     return made;
@@ -253,9 +314,9 @@ absl::Status Lowering::LowerConv(Call& call) {
 absl::Status Lowering::Windows(Call& call) {
   const std::string_view op = call.node.op;
   const bool pool = op == "MaxPool" || op == "AveragePool" || op == "GlobalAveragePool" || op == "GlobalMaxPool";
-  if (op != "Conv" && !pool) return absl::UnimplementedError("");
+  if (op != "Conv" && op != "ConvTranspose" && !pool) return absl::UnimplementedError("");
   if (!call.has(0)) return Refuse("its input is missing");
-  return pool ? LowerPool(call) : LowerConv(call);
+  return pool ? LowerPool(call) : LowerConv(call, op == "ConvTranspose");
 }
 
 }  // namespace lstm::core::onnx

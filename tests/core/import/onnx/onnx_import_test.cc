@@ -295,6 +295,21 @@ TEST(OnnxImportTest, TwoReadingsAskForTheLineThatDecides) {
   EXPECT_EQ(data->inputs.size(), 2u);
 }
 
+// A sampling rate, say, that decides which half of a graph is meant.
+TEST(OnnxImportTest, AConditionThatAnInputDecidesAsksForIt) {
+  OnnxWriter file = LstmOver({-2, -1, 2});
+  const auto branch = [](const std::string& op) { return OnnxWriter().Node(op, {"y"}, {"branched"}).Output("branched"); };
+  const auto graph = [&](const std::string& name, const OnnxWriter& of) { return W::Bytes(5, W::Bytes(1, name) + W::Bytes(6, of.nodes + of.rest) + W::Number(20, 5)); };
+  file.Input(W::Declared("sr", {}, 7)).Initializer(W::IntTensor("rate", {}, {16000})).Node("Equal", {"sr", "rate"}, {"fast"});
+  file.Node("If", {"fast"}, {"z"}, graph("then_branch", branch("Neg")) + graph("else_branch", branch("Abs"))).Output("z");
+  const std::string refused = Refusal(file.File());
+  EXPECT_THAT(refused, HasSubstr("If node 'If_2': its condition is computed from the input 'sr' in every step, expected a constant; the manifest can say what it is: onnx { input { name: 'sr' constant: ... } }"));
+  EXPECT_EQ(refused.find("constant: ... } }") + 17, refused.size()) << refused;
+  const auto told = Import(file.File(), "onnx { input { name: 'sr' constant: 16000 } }");
+  ASSERT_TRUE(told.ok()) << told.status();
+  EXPECT_EQ(told->not_streamable, "");
+}
+
 TEST(OnnxImportTest, HostileFilesAreRefusedWithOneClearError) {
   const std::string good = LstmOver({-2, -1, 2}).Output("y").File();
   ASSERT_EQ(Refusal(good), "accepted");

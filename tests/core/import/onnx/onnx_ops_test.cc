@@ -495,6 +495,30 @@ TEST(OnnxOpsTest, ElementsInOtherPlaces) {
   }
 }
 
+// x[:, 1, :2] = y and the like.
+TEST(OnnxOpsTest, ElementsThatAreWrittenOver) {
+  const auto written = [](const Array& x, const std::function<const double*(const Index&)>& with) { return Make(x.shape, [&](const Index& i) { const double* v = with(i); return v == nullptr ? x(i) : *v; }); };
+  Check("ScatterND of items", {{1, 3, 4}, {1, 2}}, [](OnnxWriter& w) {
+    w.Initializer(W::IntTensor("i", {1, 2, 3}, {0, 1, 0, 0, -2, 1})).Node("ScatterND", {"x", "i", "y"}, {"z"});
+  }, [&](const std::vector<Array>& in) { return written(in[0], [&](const Index& i) { return i[1] == 1 && i[2] < 2 ? &in[1].values[static_cast<size_t>(i[2])] : nullptr; }); });
+  Check("ScatterND of rows", {{1, 3, 4}, {2, 4}}, [](OnnxWriter& w) {
+    w.Initializer(W::IntTensor("i", {2, 2}, {0, 2, 0, 0})).Node("ScatterND", {"x", "i", "y"}, {"z"}, W::Text("reduction", "none"));
+  }, [&](const std::vector<Array>& in) { return written(in[0], [&](const Index& i) { return i[1] == 1 ? nullptr : &in[1].values[static_cast<size_t>((i[1] == 2 ? 0 : 4) + i[2])]; }); });
+  Check("ScatterND into a constant", {{1, 4}}, [](OnnxWriter& w) {
+    w.Initializer(W::Tensor("d", {2, 4}, {1, 2, 3, 4, 5, 6, 7, 8})).Initializer(W::IntTensor("i", {1, 1}, {1})).Node("ScatterND", {"d", "i", "x"}, {"z"});
+  }, [](const std::vector<Array>& in) { return Make({2, 4}, [&](const Index& i) { return i[0] == 1 ? in[0]({0, i[1]}) : static_cast<double>(1 + i[1]); }); });
+  for (const std::string op : {"ScatterElements", "Scatter"}) {
+    Check(op, {{1, 2, 4}, {1, 2, 2}}, [&](OnnxWriter& w) {
+      w.Initializer(W::IntTensor("i", {1, 2, 2}, {3, 0, -1, 1})).Node(op, {"x", "i", "y"}, {"z"}, W::Int("axis", 2));
+    }, [&](const std::vector<Array>& in) {
+      return written(in[0], [&](const Index& i) -> const double* {
+        const int64_t k = i[2] == 3 ? 0 : i[2] == (i[1] == 0 ? 0 : 1) ? 1 : -1;
+        return k < 0 ? nullptr : &in[1].values[static_cast<size_t>(i[1] * 2 + k)];
+      });
+    });
+  }
+}
+
 TEST(OnnxOpsTest, Products) {
   testing::Random random(12);
   const auto numbers = [&](const Shape& shape) { return Make(shape, [&](const Index&) { return static_cast<double>(random.Uniform()); }); };
@@ -631,6 +655,53 @@ Array Pooled(const Array& x, const PoolAxis& a, const PoolAxis& b, bool ceil_mod
   });
 }
 
+TEST(OnnxOpsTest, TransposedConvolutions) {
+  testing::Random random(21);
+  struct Case { int64_t groups; std::vector<int64_t> pads, strides, dilations, more; std::string mode; std::vector<int64_t> sizes; };
+  for (const Case& c : {Case{1, {0, 0, 0, 0}, {1, 1}, {1, 1}, {}, "", {}}, {2, {1, 0, 2, 1}, {2, 1}, {1, 2}, {1, 0}, "", {}}, {4, {0, 2, 0, 3}, {1, 3}, {2, 1}, {0, 2}, "", {}}, {1, {2, 1, 2, 1}, {3, 4}, {1, 1}, {}, "", {}},
+                        {1, {}, {2, 2}, {1, 1}, {}, "SAME_UPPER", {}}, {2, {}, {2, 3}, {1, 1}, {}, "SAME_LOWER", {}}, {1, {}, {2, 2}, {1, 1}, {}, "VALID", {}}, {1, {}, {3, 2}, {1, 1}, {}, "", {10, 8}}, {1, {}, {3, 2}, {1, 1}, {}, "", {14, 11}}}) {
+    const Shape in_shape = {1, 4, 3, 4};
+    const std::vector<int64_t> kernel = {3, 2};
+    const int64_t per = 3, out = per * c.groups, each = 4 / c.groups;
+    const Array k = Make({4, per, 3, 2}, [&](const Index&) { return static_cast<double>(random.Uniform()); }), b = Make({out}, [&](const Index&) { return static_cast<double>(random.Uniform()); });
+    std::string attributes = W::Ints("strides", c.strides) + W::Ints("dilations", c.dilations) + W::Int("group", c.groups);
+    if (!c.pads.empty()) attributes += W::Ints("pads", c.pads);
+    if (!c.more.empty()) attributes += W::Ints("output_padding", c.more);
+    if (!c.mode.empty()) attributes += W::Text("auto_pad", c.mode);
+    if (!c.sizes.empty()) attributes += W::Ints("output_shape", c.sizes);
+    std::vector<int64_t> pads = c.pads.empty() ? std::vector<int64_t>{0, 0, 0, 0} : c.pads;
+    Shape shape = {1, out, 0, 0};
+    for (size_t a = 0; a < 2; ++a) {
+      const int64_t all = (in_shape[a + 2] - 1) * c.strides[a] + (kernel[a] - 1) * c.dilations[a] + 1 + (c.more.empty() ? 0 : c.more[a]);
+      if (c.mode.starts_with("SAME") || !c.sizes.empty()) {
+        const int64_t cut = all - (c.sizes.empty() ? in_shape[a + 2] * c.strides[a] : c.sizes[a]);
+        pads[a] = c.mode == "SAME_UPPER" ? cut / 2 : cut - cut / 2;
+        pads[a + 2] = cut - pads[a];
+      }
+      shape[a + 2] = all - pads[a] - pads[a + 2];
+    }
+    Check(absl::StrCat("ConvTranspose ", c.mode, c.groups), {in_shape}, [&](OnnxWriter& w) {
+      w.Initializer(W::Tensor("k", k.shape, {k.values.begin(), k.values.end()})).Initializer(W::Tensor("b", b.shape, {b.values.begin(), b.values.end()}));
+      w.Node("ConvTranspose", {"x", "k", "b"}, {"z"}, attributes);
+    }, [&](const std::vector<Array>& in) {
+      Array y = Make(shape, [&](const Index& o) { return b.values[static_cast<size_t>(o[1])]; });
+      Make(in_shape, [&](const Index& i) {  // each item of the input is spread over the output
+        for (int64_t o = 0; o < per; ++o) {
+          for (int64_t p = 0; p < 3; ++p) {
+            for (int64_t q = 0; q < 2; ++q) {
+              const int64_t r = i[2] * c.strides[0] - pads[0] + p * c.dilations[0], s = i[3] * c.strides[1] - pads[1] + q * c.dilations[1];
+              if (r < 0 || r >= shape[2] || s < 0 || s >= shape[3]) continue;
+              y.values[static_cast<size_t>(((i[1] / each * per + o) * shape[2] + r) * shape[3] + s)] += in[0](i) * k({i[1], o, p, q});
+            }
+          }
+        }
+        return 0;
+      });
+      return y;
+    });
+  }
+}
+
 TEST(OnnxOpsTest, PoolsWithAndWithoutCeilMode) {
   const PoolAxis one{1, 1};
   const std::vector<std::pair<PoolAxis, PoolAxis>> planes = {
@@ -734,6 +805,11 @@ TEST(OnnxOpsTest, WhatIsNotSupportedIsRefusedByNodeOpAndReason) {
   EXPECT_THAT(refusal([](OnnxWriter& w) { w.Node("LpNormalization", {"x"}, {"z"}, W::Int("p", 3)); }), HasSubstr("LpNormalization node 'LpNormalization_0': its p is 3, expected 1 or 2"));
   EXPECT_THAT(refusal([](OnnxWriter& w) { w.Node("Softmax", {"x"}, {"z"}, W::Int("axis", 7)); }), HasSubstr("Softmax node 'Softmax_0': axis is 7"));
   EXPECT_THAT(refusal([](OnnxWriter& w) { w.Node("TopK", {"x", "x"}, {"z"}); }), HasSubstr("TopK node 'TopK_0': sorts axis 2 of shape [1, 3, 4]"));
+  EXPECT_THAT(refusal([](OnnxWriter& w) { w.Initializer(W::IntTensor("i", {1, 3}, {0, 3, 0})).Initializer(W::Tensor("u", {1}, {1})).Node("ScatterND", {"x", "i", "u"}, {"z"}); }), HasSubstr("ScatterND node 'ScatterND_0': writes item 3 of axis 1 of shape [1, 3, 4]"));
+  EXPECT_THAT(refusal([](OnnxWriter& w) { w.Initializer(W::IntTensor("i", {1, 4}, {0, 0, 0, 0})).Initializer(W::Tensor("u", {1}, {1})).Node("ScatterND", {"x", "i", "u"}, {"z"}); }), HasSubstr("and updates of shape [1] do not fit"));
+  EXPECT_THAT(refusal([](OnnxWriter& w) { w.Initializer(W::Tensor("k", {3, 1, 2}, std::vector<float>(6, 1))).Node("ConvTranspose", {"x", "k"}, {"z"}, W::Ints("pads", {3, 3})); }), HasSubstr("leaves nothing of axis 2"));
+  EXPECT_THAT(refusal([](OnnxWriter& w) { w.Initializer(W::Tensor("k", {3, 1, 2}, std::vector<float>(6, 1))).Node("ConvTranspose", {"x", "k"}, {"z"}, W::Ints("strides", {1 << 20})); }), HasSubstr("strides has 1048576"));
+  EXPECT_THAT(refusal([](OnnxWriter& w) { w.Initializer(W::Tensor("k", {3, 1, 2}, std::vector<float>(6, 1))).Node("ConvTranspose", {"x", "k"}, {"z"}, W::Ints("output_padding", {-1})); }), HasSubstr("output_padding has -1"));
   EXPECT_THAT(refusal([](OnnxWriter& w) { w.Node("Pow", {"x", "x"}, {"z"}); }), HasSubstr("Pow node 'Pow_0': its exponent is the input 'x'"));
 }
 
