@@ -20,7 +20,7 @@ class Contender {
       offsets_.push_back(floats);
       floats += (static_cast<size_t>(core::CheckedElementCount(state.shape)) + 15) / 16 * 16;
     }
-    kernel_ = Must(core::MakeKernel({&model, &model.nodes[0], rows, &offsets_, engine}));
+    kernel_ = Must(core::MakeKernel({&model, &model.nodes[0], rows, &offsets_, engine, &products_}));
     const auto count = [&](core::ValueId id) { return static_cast<size_t>(core::CheckedElementCount(model.values[static_cast<size_t>(id)].shape)); };
     const auto room = static_cast<size_t>(rows + core::kPaddingRows);
     x_ = core::AlignedBuffer<float>(room * count(model.nodes[0].inputs[0]));
@@ -39,6 +39,7 @@ class Contender {
 
  private:
   int rows_;
+  core::SharedProducts products_;
   std::vector<size_t> offsets_;
   std::unique_ptr<const core::Kernel> kernel_;
   core::AlignedBuffer<float> x_, y_;

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstddef>
+#include <map>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -19,11 +21,15 @@ inline constexpr int kPaddingRows = 64;
 // Rows of many steps at once, at most (Kernel::RunInput).
 inline constexpr size_t kMaxManyRows = 64;
 
+// What kernels of one program scratch may use in turn, for they run one after the other: by what it was made for.
+using SharedScratch = std::map<const void*, std::shared_ptr<void>>;
+
 // Where a kernel finds its values: contiguous [max_batch + kPaddingRows, width], in place as long as the scratch lives.
 struct KernelBuffers {
   std::vector<void*> inputs;  // per input of the node; rows beyond the batch may be overwritten with zeros
   void* output;
   bool many_steps = false;  // RunInput and RunRecurrent are to come too
+  SharedScratch* shared = nullptr;
 };
 
 // What one thread needs to run one kernel. Confined to one thread.
@@ -65,12 +71,17 @@ class Kernel {
 // start.
 Engine ResolveEngine(Engine wanted);
 
+class ProductKernel;
+// Ops that multiply by the same weights share what is made of them. One thread's, while it makes the kernels of a program.
+using SharedProducts = std::map<std::tuple<const Constant*, const Constant*, int64_t>, std::shared_ptr<const ProductKernel>>;
+
 struct KernelContext {
   const Model* model;
   const Node* node;
   int max_batch;
   const std::vector<size_t>* state_offsets;  // in floats, by StateId
   Engine engine;  // not kAuto
+  SharedProducts* products;
 };
 
 // Makes the kernel of any op. INTERNAL or RESOURCE_EXHAUSTED where it cannot be made.

@@ -14,10 +14,10 @@ namespace {
 // y = W x + b over the last axis: a value of shape [A, I] is A rows to the GEMM.
 class LinearKernel : public Kernel {
  public:
-  LinearKernel(std::unique_ptr<const ProductKernel> op, int rows_per_step) : op_(std::move(op)), rows_per_step_(rows_per_step) {}
+  LinearKernel(std::shared_ptr<const ProductKernel> op, int rows_per_step) : op_(std::move(op)), rows_per_step_(rows_per_step) {}
 
   std::unique_ptr<KernelScratch> Bind(const KernelBuffers& buffers) const override {
-    return op_->Bind(static_cast<float*>(buffers.inputs[0]), static_cast<float*>(buffers.output));
+    return op_->Bind(static_cast<float*>(buffers.inputs[0]), static_cast<float*>(buffers.output), buffers.shared);
   }
 
   absl::Status Run(int first, int rows, const float* const*, float* const*, KernelScratch& scratch) const override {
@@ -33,7 +33,7 @@ class LinearKernel : public Kernel {
   std::string Describe() const override { return op_->Describe(); }
 
  private:
-  std::unique_ptr<const ProductKernel> op_;
+  std::shared_ptr<const ProductKernel> op_;
   int rows_per_step_;
 };
 
@@ -65,7 +65,7 @@ class Conv1dKernel : public Kernel {
         group.y = AlignedBuffer<float>(room * out_ / groups_);
         y = group.y.data();
       }
-      group.bound = part->Bind(group.window.data(), y);
+      group.bound = part->Bind(group.window.data(), y, buffers.shared);
     }
     return scratch;
   }
@@ -155,11 +155,12 @@ absl::StatusOr<std::unique_ptr<const Kernel>> MakeLinearKernel(const KernelConte
     return absl::ResourceExhaustedError(
         absl::StrCat("Linear over ", rows_per_step, " rows a step in batches of ", context.max_batch));
   }
-  LSTM_ASSIGN_OR_RETURN(auto op,
-                        ProductKernel::Make(context.engine, linear.weight->values.data(),
-                                            linear.bias ? linear.bias->values.data() : nullptr, out, in,
-                                            static_cast<int>(rows_per_step) * context.max_batch));
-  return std::make_unique<const LinearKernel>(std::move(op), static_cast<int>(rows_per_step));
+  const int64_t rows = rows_per_step * context.max_batch;
+  std::shared_ptr<const ProductKernel>& op = (*context.products)[{linear.weight.get(), linear.bias.get(), rows}];
+  if (op == nullptr) {
+    LSTM_ASSIGN_OR_RETURN(op, ProductKernel::Make(context.engine, linear.weight->values.data(), linear.bias ? linear.bias->values.data() : nullptr, out, in, static_cast<int>(rows)));
+  }
+  return std::make_unique<const LinearKernel>(op, static_cast<int>(rows_per_step));
 }
 
 }  // namespace lstm::core

@@ -14,7 +14,7 @@ class OneDnnProduct : public ProductKernel {
  public:
   explicit OneDnnProduct(std::unique_ptr<const OneDnnOp> op) : op_(std::move(op)) {}
 
-  std::unique_ptr<KernelScratch> Bind(float* x, float* y) const override {
+  std::unique_ptr<KernelScratch> Bind(float* x, float* y, SharedScratch*) const override {
     auto scratch = std::make_unique<Scratch>();
     scratch->bound = op_->Bind({x, nullptr, nullptr, y, nullptr});
     return scratch;
@@ -35,13 +35,15 @@ class FusedProduct : public ProductKernel {
   FusedProduct(std::unique_ptr<const FusedOp> op, size_t out, size_t in, size_t max_rows)
       : op_(std::move(op)), out_(out), in_(in), max_rows_(max_rows) {}
 
-  std::unique_ptr<KernelScratch> Bind(float* x, float* y) const override {
+  std::unique_ptr<KernelScratch> Bind(float* x, float* y, SharedScratch* shared) const override {
     auto scratch = std::make_unique<Scratch>();
     for (size_t r = 0; r < max_rows_; ++r) {
       scratch->x.push_back(x + r * in_);
       scratch->y.push_back(y + r * out_);
     }
-    scratch->op = op_->MakeScratch(max_rows_);
+    std::shared_ptr<void> own, &op = shared == nullptr ? own : (*shared)[this];
+    if (op == nullptr) op = std::shared_ptr<FusedOp::Scratch>(op_->MakeScratch(max_rows_));
+    scratch->op = std::static_pointer_cast<FusedOp::Scratch>(op);
     return scratch;
   }
   bool AnyRows() const override { return true; }
@@ -62,7 +64,7 @@ class FusedProduct : public ProductKernel {
   struct Scratch : KernelScratch {
     std::vector<const float*> x;
     std::vector<float*> y;
-    std::unique_ptr<FusedOp::Scratch> op;
+    std::shared_ptr<FusedOp::Scratch> op;
   };
   std::unique_ptr<const FusedOp> op_;
   size_t out_, in_, max_rows_;

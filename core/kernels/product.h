@@ -19,8 +19,8 @@ class ProductKernel {
                                                                    int64_t in, int max_rows);
   virtual ~ProductKernel() = default;
 
-  // x [N, I] and y [N, O] have room for max_rows + kPaddingRows rows.
-  virtual std::unique_ptr<KernelScratch> Bind(float* x, float* y) const = 0;
+  // x [N, I] and y [N, O] have room for max_rows + kPaddingRows rows. What is `shared` lives as long as the scratch.
+  virtual std::unique_ptr<KernelScratch> Bind(float* x, float* y, SharedScratch* shared) const = 0;
   // Rows [first, first + rows); first is 0 unless AnyRows. Rows of x beyond them may be overwritten with zeros.
   virtual absl::Status Run(int first, int rows, KernelScratch& scratch) const = 0;
   virtual bool AnyRows() const = 0;

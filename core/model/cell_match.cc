@@ -136,7 +136,7 @@ class Matcher {
     }
     op.bias = std::move(bias);
     if (peeps) op.peephole = std::move(peephole);
-    Weights(4, op.weight, op.recurrent);
+    if (!Weights(4, op.weight, op.recurrent)) return false;
     cell_.op = std::move(op);
     return true;
   }
@@ -164,7 +164,7 @@ class Matcher {
     RnnOp op;
     op.relu = kind == ActivationKind::kRelu;
     op.bias = std::move(bias);
-    Weights(1, op.weight, op.recurrent);
+    if (!Weights(1, op.weight, op.recurrent)) return false;
     cell_.op = std::move(op);
     return true;
   }
@@ -283,14 +283,14 @@ class Matcher {
       bias->values[static_cast<size_t>(3 * size_ + j)] = static_cast<float>(inner[static_cast<size_t>(j)].bias);
     }
     op.bias = std::move(bias);
-    Weights(3, op.weight, op.recurrent);
+    if (!Weights(3, op.weight, op.recurrent)) return false;
     cell_.op = std::move(op);
     return true;
   }
 
   bool Reserve(int64_t gates) {
-    recurrent_ = Zeros({gates * size_, size_});
     inputs_.assign(static_cast<size_t>(gates * size_), {});
+    recurrents_ = inputs_;
     columns_.clear();
     return gates * size_ * size_ <= kMostWeights;
   }
@@ -302,7 +302,7 @@ class Matcher {
     for (const auto& [e, factor] : form.terms) {
       const int64_t k = e.value == -2 ? e.index : Hidden(e);
       if (k >= 0) {
-        recurrent_->values[static_cast<size_t>(row * size_ + k)] += factor;
+        recurrents_[static_cast<size_t>(row)].emplace_back(k, factor);
         continue;
       }
       const auto [it, fresh] = columns_.try_emplace(e, static_cast<int64_t>(columns_.size()));
@@ -312,15 +312,28 @@ class Matcher {
     return static_cast<int64_t>(columns_.size()) * static_cast<int64_t>(inputs_.size()) <= kMostWeights;
   }
 
-  void Weights(int64_t gates, ConstantPtr& weight, ConstantPtr& recurrent) {
+  // False where they would be mostly zeros: rows of a batch within a step are found as one cell whose weights are blocks along a diagonal, and as
+  // products of rows they cost a fraction.
+  bool Weights(int64_t gates, ConstantPtr& weight, ConstantPtr& recurrent) const {
     const auto width = static_cast<int64_t>(columns_.size());
-    auto w = Zeros({gates * size_, width});
-    for (int64_t row = 0; row < gates * size_; ++row) {
-      for (const auto& [column, factor] : inputs_[static_cast<size_t>(row)]) w->values[static_cast<size_t>(row * width + column)] += factor;
+    size_t terms = 0;
+    for (const auto* rows : {&inputs_, &recurrents_}) {
+      for (const auto& row : *rows) terms += row.size();
     }
-    weight = std::move(w);
-    recurrent = std::move(recurrent_);
+    if (4 * terms < static_cast<size_t>(gates * size_ * (width + size_))) return false;
+    const auto dense = [&](const Terms& rows, int64_t columns) {
+      auto out = Zeros({gates * size_, columns});
+      for (int64_t row = 0; row < gates * size_; ++row) {
+        for (const auto& [column, factor] : rows[static_cast<size_t>(row)]) out->values[static_cast<size_t>(row * columns + column)] += factor;
+      }
+      return out;
+    };
+    weight = dense(inputs_, width);
+    recurrent = dense(recurrents_, size_);
+    return true;
   }
+
+  using Terms = std::vector<std::vector<std::pair<int64_t, float>>>;  // by row: column and number
 
   const Model& model_;
   const Trace& trace_;
@@ -329,33 +342,18 @@ class Matcher {
   size_t work_ = 0;
   int64_t size_ = 0;
   std::map<int64_t, int64_t> position_;  // in the state tensor -> j
-  std::shared_ptr<Constant> recurrent_;
-  std::vector<std::vector<std::pair<int64_t, float>>> inputs_;  // by row: column and number
+  Terms inputs_, recurrents_;
   std::map<Element, int64_t> columns_;
 };
 
 }  // namespace
-
-// Rows of a batch within a step are found as one cell whose weights are blocks along a diagonal: as products of rows they cost a fraction.
-static bool MostlyZeros(const Op& op) {
-  size_t all = 0, zeros = 0;
-  const auto count = [&](const ConstantPtr& weight) {
-    all += weight->values.size();
-    zeros += static_cast<size_t>(std::count(weight->values.span().begin(), weight->values.span().end(), 0.0f));
-  };
-  const auto both = [&](const auto& cell) { count(cell.weight), count(cell.recurrent); };
-  if (const auto* lstm = std::get_if<LstmOp>(&op)) both(*lstm);
-  if (const auto* gru = std::get_if<GruOp>(&op)) both(*gru);
-  if (const auto* rnn = std::get_if<RnnOp>(&op)) both(*rnn);
-  return 4 * zeros > 3 * all;
-}
 
 std::vector<FoundCell> FindCells(const Model& model) {
   const Trace trace(model);
   Matcher matcher(model, trace);
   std::vector<FoundCell> cells;
   for (size_t n = 0; n < model.nodes.size(); ++n) {
-    if (auto cell = matcher.At(n); cell && !MostlyZeros(cell->op)) cells.push_back(*std::move(cell));
+    if (auto cell = matcher.At(n)) cells.push_back(*std::move(cell));
   }
   return cells;
 }

@@ -39,11 +39,13 @@ std::unique_ptr<CompiledProgram::RunScratch> CompiledProgram::Bind(bool many_ste
     if (many_steps) add_room(static_cast<size_t>(CheckedElementCount(model_->values[v].shape)));
     scratch->values.push_back(scratch->rooms[many_steps ? v : room_of_[v]].data());
   }
+  SharedScratch shared;
   for (size_t k = 0; k < kernels_.size(); ++k) {
     KernelBuffers buffers;
     for (ValueId id : model_->nodes[k].inputs) buffers.inputs.push_back(scratch->values[static_cast<size_t>(id)]);
     buffers.output = scratch->values[static_cast<size_t>(model_->nodes[k].output)];
     buffers.many_steps = many_steps;
+    buffers.shared = &shared;
     scratch->kernels.push_back(kernels_[k]->Bind(buffers));
   }
   scratch->state_in.resize(rows);

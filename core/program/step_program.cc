@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -46,8 +47,9 @@ absl::Status CompiledProgram::Init(std::shared_ptr<const Model> model, const Opt
   }
   Straight straight = Straighten(*model_);
   orders_ = std::move(straight.orders);
+  SharedProducts products;
   for (const Node& node : straight.nodes) {
-    auto kernel = MakeKernel({model_.get(), &node, max_batch_, &state_offsets_, engine});
+    auto kernel = MakeKernel({model_.get(), &node, max_batch_, &state_offsets_, engine, &products});
     if (!kernel.ok()) {
       return absl::Status(kernel.status().code(), absl::StrCat("layer '", node.name, "': ", kernel.status().message()));
     }
@@ -156,7 +158,11 @@ void CompiledProgram::PlanParts(Engine engine) {
   const long cache = sysconf(_SC_LEVEL2_CACHE_SIZE);
   const size_t bytes = cache > 0 ? static_cast<size_t>(cache) : size_t{1} << 20;
   uint64_t weights = 0;
-  for (const Node& node : model_->nodes) weights += WeightsOf(node) * sizeof(float);
+  std::set<const Constant*> seen;
+  for (const Node& node : model_->nodes) {
+    const auto* linear = std::get_if<LinearOp>(&node.op);
+    if (linear == nullptr || seen.insert(linear->weight.get()).second) weights += WeightsOf(node) * sizeof(float);
+  }
   const size_t row = std::accumulate(room_widths_.begin(), room_widths_.end(), size_t{1}) * sizeof(float);
   part_rows_ = static_cast<size_t>(max_batch_);
   if (engine == Engine::kFused && weights < bytes) part_rows_ = std::min(part_rows_, std::max(kLeastRows, bytes / 4 / row));

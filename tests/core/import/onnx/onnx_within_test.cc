@@ -213,6 +213,42 @@ TEST(OnnxWithinTest, EachItemOfASessionsOwnBatchHasItsState) {
   for (uint64_t seed = 1; seed <= 200 && !HasFatalFailure(); ++seed) CheckItems(seed);
 }
 
+// Products under the same weights share what is made of them, scratch too: nothing of one row or place may be left for another.
+TEST(OnnxWithinTest, ABatchHasTheBitsOfItsRowsAlone) {
+  testing::Random random(12);
+  OnnxWriter file;
+  Node node(random, "GRU", 2, 5, 4, file);
+  file.Input(W::Declared("x", {-2, 28})).Initializer(W::IntTensor("split", {3}, {-1, 7, 4})).Node("Reshape", {"x", "split"}, {"tnw"}).Node("Transpose", {"tnw"}, {"x3"}, W::Ints("perm", {1, 0, 2}));
+  file.Node("GRU", node.inputs, {"bands"}, node.attributes + W::Text("direction", "bidirectional"));
+  file.Node("Transpose", {"bands"}, {"tbd"}, W::Ints("perm", {2, 0, 1, 3})).Initializer(W::IntTensor("flat", {3}, {-1, 7, 10})).Node("Reshape", {"tbd", "flat"}, {"wide"});
+  file.Initializer(W::Tensor("V", {1, 12, 10}, Numbers(random, 120))).Initializer(W::Tensor("S", {1, 12, 3}, Numbers(random, 36))).Node("LSTM", {"wide", "V", "S"}, {"y"}, W::Int("hidden_size", 3)).Output("y");
+  const auto model = Import(file.File(17));
+  ASSERT_TRUE(model.ok()) << model.status();
+  for (const Engine engine : testing::Engines()) {
+    const auto program = testing::MustCompile(*model, 4, engine);
+    const auto scratch = program->MakeScratch(), apart = program->MakeScratch();
+    std::vector<std::unique_ptr<testing::Row>> together, alone;
+    for (int r = 0; r < 4; ++r) together.push_back(std::make_unique<testing::Row>(*program)), alone.push_back(std::make_unique<testing::Row>(*program));
+    for (int step = 0; step < 5; ++step) {
+      std::vector<StepRow> rows;
+      for (size_t r = 0; r < 4; ++r) {
+        for (float& v : together[r]->input[0]) v = random.Uniform();
+        alone[r]->input[0] = together[r]->input[0];
+        alone[r]->inputs[0] = reinterpret_cast<const std::byte*>(alone[r]->input[0].data());
+        rows.push_back(together[r]->row());
+        const StepRow one = alone[r]->row();
+        ASSERT_TRUE(program->Run({&one, 1}, *apart).ok());
+        alone[r]->Accept();
+      }
+      ASSERT_TRUE(program->Run(rows, *scratch).ok());
+      for (size_t r = 0; r < 4; ++r) {
+        together[r]->Accept();
+        ASSERT_EQ(together[r]->output[0], alone[r]->output[0]) << testing::EngineName(engine) << " step " << step << " row " << r;
+      }
+    }
+  }
+}
+
 // Frames by themselves are a batch to a convolution; the cell behind it says that they are steps of time.
 TEST(OnnxWithinTest, ConvolutionsOfEachFrame) {
   testing::Random random(4);
