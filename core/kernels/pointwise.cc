@@ -106,6 +106,8 @@ RowFunction Activation(const ActivationOp& op, size_t n) {
     case ActivationKind::kSign: return Map(n, [](float x) { return x > 0 ? 1.0f : x < 0 ? -1.0f : x; });
     case ActivationKind::kSin: return Map(n, [](float x) { return std::sin(x); });
     case ActivationKind::kCos: return Map(n, [](float x) { return std::cos(x); });
+    case ActivationKind::kAtan: return Map(n, [](float x) { return std::atan(x); });
+    case ActivationKind::kRound: return Map(n, [](float x) { return std::nearbyint(x); });
   }
   return nullptr;
 }

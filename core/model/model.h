@@ -91,7 +91,8 @@ enum class ActivationKind {
   kPower,            // x to the alpha
   kReciprocal, kErf, kSoftsign,
   kThresholdedRelu,  // x above alpha, else 0
-  kFloor, kSign, kSin, kCos
+  kFloor, kSign, kSin, kCos, kAtan,
+  kRound             // to the nearest, of two the even one
 };
 struct ActivationOp {
   ActivationKind kind = ActivationKind::kRelu;

@@ -159,6 +159,8 @@ struct Interpreter {
       case K::kSign: return v > 0 ? 1 : v < 0 ? -1 : 0;
       case K::kSin: return std::sin(v);
       case K::kCos: return std::cos(v);
+      case K::kAtan: return std::atan(v);
+      case K::kRound: return std::nearbyint(v);
     }
     return 0;
   }

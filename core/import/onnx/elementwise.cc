@@ -71,6 +71,8 @@ double Evaluate(const ActivationOp& op, double x) {
     case ActivationKind::kSign: return x > 0 ? 1 : x < 0 ? -1 : 0;
     case ActivationKind::kSin: return std::sin(x);
     case ActivationKind::kCos: return std::cos(x);
+    case ActivationKind::kAtan: return std::atan(x);
+    case ActivationKind::kRound: return std::nearbyint(x);
   }
   return 0;
 }

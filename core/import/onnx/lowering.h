@@ -236,6 +236,10 @@ class Lowering {
   absl::Status LowerOneHot(Call& call);
   absl::Status LowerScatter(Call& call);
   absl::StatusOr<std::vector<int64_t>> ScatterPlaces(const Call& call);
+  absl::Status LowerMoves(Call& call);
+  absl::Status LowerResize(Call& call);
+  absl::Status ReadResize(const Call& call, Shape& sizes, std::vector<double>& scales);
+  absl::StatusOr<ValPtr> Picked(const Val& x, const std::vector<int64_t>& places, Shape shape);
   absl::StatusOr<ValPtr> AsComputed(const ValPtr& val);
   absl::StatusOr<ValPtr> Embedding(const ValPtr& table, const Val& ids);
   absl::StatusOr<ValPtr> Cut(const Val& val, size_t axis, int64_t begin, int64_t count, int64_t step);

@@ -20,15 +20,15 @@ absl::Status Lowering::Math(Call& call) {
       {"Relu", A::kRelu}, {"Sigmoid", A::kSigmoid}, {"Tanh", A::kTanh}, {"Softplus", A::kSoftplus}, {"LeakyRelu", A::kLeakyRelu}, {"Elu", A::kElu},
       {"HardSigmoid", A::kHardSigmoid}, {"Gelu", A::kGelu}, {"Exp", A::kExp}, {"Log", A::kLog}, {"Abs", A::kAbs}, {"Neg", A::kNegate}, {"Sqrt", A::kSqrt},
       {"Reciprocal", A::kReciprocal}, {"Erf", A::kErf}, {"Softsign", A::kSoftsign}, {"ThresholdedRelu", A::kThresholdedRelu}, {"Floor", A::kFloor},
-      {"Sign", A::kSign}, {"Sin", A::kSin}, {"Cos", A::kCos}};
+      {"Sign", A::kSign}, {"Sin", A::kSin}, {"Cos", A::kCos}, {"Atan", A::kAtan}, {"Round", A::kRound}};
   static const std::unordered_map<std::string_view, E> kBinary = {{"Add", E::kAdd}, {"Sub", E::kSubtract}, {"Mul", E::kMultiply}, {"Div", E::kDivide},
-                                                                  {"Min", E::kMinimum}, {"Max", E::kMaximum}, {"Sum", E::kAdd}};
+                                                                  {"Min", E::kMinimum}, {"Max", E::kMaximum}, {"Sum", E::kAdd}, {"Mean", E::kAdd}};
   static const std::unordered_map<std::string_view, ReduceKind> kReduce = {
       {"ReduceMean", ReduceKind::kMean}, {"ReduceSum", ReduceKind::kSum}, {"ReduceMax", ReduceKind::kMaximum}, {"ReduceMin", ReduceKind::kMinimum},
       {"ReduceProd", ReduceKind::kProduct}, {"ReduceL2", ReduceKind::kSum}, {"ReduceL1", ReduceKind::kSum}, {"ReduceSumSquare", ReduceKind::kSum},
       {"ReduceLogSum", ReduceKind::kSum}, {"ReduceLogSumExp", ReduceKind::kSum}};
   static const std::set<std::string_view> kOthers = {"MatMul", "Gemm", "Softmax", "LogSoftmax", "LayerNormalization", "BatchNormalization", "Pow", "Clip", "PRelu",
-                                                     "HardSwish", "Mish", "Selu", "Celu", "Ceil", "InstanceNormalization", "GroupNormalization", "RMSNormalization", "MeanVarianceNormalization",
+                                                     "HardSwish", "Mish", "Selu", "Celu", "Ceil", "Tan", "InstanceNormalization", "GroupNormalization", "RMSNormalization", "MeanVarianceNormalization",
                                                      "LpNormalization", "ArgMax", "ArgMin", "CumSum", "Swish", "Xor", "Equal", "Not", "And", "Or", "Less", "Greater", "LessOrEqual", "GreaterOrEqual",
                                                      "Where", "Range", "Mod"};
   const auto unary = kUnary.find(op);
@@ -61,11 +61,14 @@ absl::Status Lowering::Math(Call& call) {
   }
   if (binary != kBinary.end()) {
     ValPtr y = call.in[0];
-    const bool two = binary->second != E::kMinimum && binary->second != E::kMaximum && op != "Sum";
+    const bool two = binary->second != E::kMinimum && binary->second != E::kMaximum && op != "Sum" && op != "Mean";
     if (two && call.in.size() != 2) return Refuse(absl::StrCat("has ", call.in.size(), " inputs, expected 2"));
     for (size_t i = 1; i < call.in.size(); ++i) {
       if (!call.has(i)) return Refuse(absl::StrCat("its input ", i, " is missing"));
       LSTM_ASSIGN_OR_RETURN(y, Combine(binary->second, *y, call[i]));
+    }
+    if (op == "Mean" && call.in.size() > 1) {
+      LSTM_ASSIGN_OR_RETURN(y, Combine(E::kMultiply, *y, *MakeConstantVal({true, {}, {1 / static_cast<float>(call.in.size())}, {}})));
     }
     call.out[0] = y;
     NoteGate(op, call);
@@ -151,6 +154,12 @@ absl::Status Lowering::Math(Call& call) {
     LSTM_ASSIGN_OR_RETURN(const ValPtr down, Activated(x, {A::kNegate}));
     LSTM_ASSIGN_OR_RETURN(const ValPtr floor, Activated(*down, {A::kFloor}));
     LSTM_ASSIGN_OR_RETURN(call.out[0], Activated(*floor, {A::kNegate}));
+    return absl::OkStatus();
+  }
+  if (op == "Tan") {
+    LSTM_ASSIGN_OR_RETURN(const ValPtr sine, Activated(x, {A::kSin}));
+    LSTM_ASSIGN_OR_RETURN(const ValPtr cosine, Activated(x, {A::kCos}));
+    LSTM_ASSIGN_OR_RETURN(call.out[0], Combine(E::kDivide, *sine, *cosine));
     return absl::OkStatus();
   }
   return Decide(call);

@@ -59,7 +59,7 @@ absl::Status Lowering::Structure(Call& call) {
   }
   static constexpr std::string_view kOurs[] = {"Shape", "Size", "Identity", "Dropout", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Gather",
                                                "Concat", "Split", "Pad", "Expand", "Tile", "Cast", "CastLike", "TopK", "ScatterElements", "Scatter",
-                                               "ScatterND", "ReverseSequence", "OneHot"};
+                                               "ScatterND", "ReverseSequence", "OneHot", "GatherElements", "GatherND", "DepthToSpace", "SpaceToDepth", "Trilu", "EyeLike", "Resize", "Upsample"};
   if (std::find(std::begin(kOurs), std::end(kOurs), op) == std::end(kOurs)) return absl::UnimplementedError("");
   if (!call.has(0)) return Refuse("its first input is missing");
   const Val& x = call[0];
@@ -184,6 +184,7 @@ absl::Status Lowering::Structure(Call& call) {
   if (op == "ReverseSequence") return LowerReverse(call);
   if (op == "OneHot") return LowerOneHot(call);
   if (op == "ScatterElements" || op == "Scatter" || op == "ScatterND") return LowerScatter(call);
+  if (op != "Expand" && op != "Tile") return LowerMoves(call);
   if (op == "Expand") {
     LSTM_ASSIGN_OR_RETURN(const std::vector<int64_t> shape, IntsOf(call, 1, "shape"));
     return LowerExpand(call, Shape(shape.begin(), shape.end()));

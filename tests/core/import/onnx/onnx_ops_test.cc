@@ -183,6 +183,11 @@ TEST(OnnxOpsTest, FunctionsOfOneElement) {
   CheckEach("Sign", "", [](double v) { return v > 0 ? 1 : v < 0 ? -1 : 0; });
   CheckEach("Sin", "", [](double v) { return std::sin(v); });
   CheckEach("Cos", "", [](double v) { return std::cos(v); });
+  CheckEach("Tan", "", [](double v) { return std::tan(v); }, {.low = -1.2, .high = 1.2});
+  CheckEach("Atan", "", [](double v) { return std::atan(v); }, {.low = -9, .high = 9});
+  CheckEach("Round", "", [](double v) { return std::nearbyint(v); }, {.low = -9, .high = 9});
+  Check("Round of halves", {{1, 5}}, [](OnnxWriter& w) { w.Initializer(W::Tensor("h", {1, 5}, {0.5f, 1.5f, -0.5f, -2.5f, 2.5f})).Initializer(W::Tensor("o", {}, {0})).Node("Mul", {"x", "o"}, {"n"}).Node("Add", {"n", "h"}, {"a"}).Node("Round", {"a"}, {"z"}); },
+        [](const std::vector<Array>&) { return Array{{1, 5}, {0, 2, 0, -2, 2}}; });
   CheckEach("Identity", "", [](double v) { return v; });
   CheckEach("Dropout", W::Real("ratio", 0.5f), [](double v) { return v; }, {.opset = 7});
 }
@@ -493,6 +498,82 @@ TEST(OnnxOpsTest, ElementsInOtherPlaces) {
       });
     }, {.opset = p.form == 0 ? 10 : p.form == 1 ? 13 : 18});
   }
+}
+
+TEST(OnnxOpsTest, ElementsByOtherRules) {
+  const auto ints = [](OnnxWriter& w, const char* name, const Shape& shape, std::vector<int64_t> v) { w.Initializer(W::IntTensor(name, shape, v)); };
+  Check("GatherElements", {{1, 3, 4}}, [&](OnnxWriter& w) { ints(w, "i", {1, 2, 3}, {2, 0, -1, 1, 1, 0}), w.Node("GatherElements", {"x", "i"}, {"z"}, W::Int("axis", 1)); }, [](const std::vector<Array>& in) {
+    const int64_t index[2][3] = {{2, 0, 2}, {1, 1, 0}};
+    return Make({1, 2, 3}, [&](const Index& i) { return in[0]({0, index[i[1]][i[2]], i[2]}); });
+  });
+  Check("GatherND of elements", {{1, 3, 4}}, [&](OnnxWriter& w) { ints(w, "i", {2, 3}, {0, 1, -1, 0, 2, 0}), w.Node("GatherND", {"x", "i"}, {"z"}); }, [](const std::vector<Array>& in) { return Array{{2}, {in[0]({0, 1, 3}), in[0]({0, 2, 0})}}; });
+  Check("GatherND of rows", {{1, 3, 4}}, [&](OnnxWriter& w) { ints(w, "i", {2, 1, 2}, {0, 2, 0, 0}), w.Node("GatherND", {"x", "i"}, {"z"}); }, [](const std::vector<Array>& in) { return Make({2, 1, 4}, [&](const Index& i) { return in[0]({0, i[0] == 0 ? 2 : 0, i[2]}); }); });
+  for (const bool crd : {false, true}) {
+    Check("DepthToSpace", {{1, 8, 2, 3}}, [&](OnnxWriter& w) { w.Node("DepthToSpace", {"x"}, {"z"}, W::Int("blocksize", 2) + (crd ? W::Text("mode", "CRD") : "")); }, [&](const std::vector<Array>& in) {
+      return Make({1, 2, 4, 6}, [&](const Index& i) {
+        const int64_t part = i[2] % 2 * 2 + i[3] % 2;
+        return in[0]({0, crd ? i[1] * 4 + part : part * 2 + i[1], i[2] / 2, i[3] / 2});
+      });
+    });
+  }
+  Check("SpaceToDepth", {{1, 2, 4, 6}}, [&](OnnxWriter& w) { w.Node("SpaceToDepth", {"x"}, {"z"}, W::Int("blocksize", 2)); }, [](const std::vector<Array>& in) {
+    return Make({1, 8, 2, 3}, [&](const Index& i) { return in[0]({0, i[1] % 2, i[2] * 2 + i[1] / 4, i[3] * 2 + i[1] / 2 % 2}); });
+  });
+  for (const bool upper : {true, false}) {
+    for (const int64_t k : {0, 1, -2}) {
+      Check("Trilu", {{2, 3, 4}}, [&](OnnxWriter& w) { ints(w, "k", {}, {k}), w.Node("Trilu", {"x", "k"}, {"z"}, W::Int("upper", upper)); }, [&](const std::vector<Array>& in) {
+        return Make({2, 3, 4}, [&](const Index& i) { return (upper ? i[2] - i[1] >= k : i[2] - i[1] <= k) ? in[0](i) : 0; });
+      });
+    }
+  }
+  Check("EyeLike", {{3, 4}}, [](OnnxWriter& w) { w.Node("EyeLike", {"x"}, {"e"}, W::Int("k", 1)).Node("Mul", {"x", "e"}, {"z"}); }, [](const std::vector<Array>& in) { return Make({3, 4}, [&](const Index& i) { return i[1] - i[0] == 1 ? in[0](i) : 0; }); });
+  Check("Mean", {{1, 4}, {1, 4}}, [](OnnxWriter& w) { w.Initializer(W::Tensor("c", {1}, {3})).Node("Mean", {"x", "y", "c"}, {"z"}); }, [](const std::vector<Array>& in) { return Make({1, 4}, [&](const Index& i) { return (in[0](i) + in[1](i) + 3) / 3; }); });
+}
+
+// Resize by the formulas of its definition, and as it was called before.
+TEST(OnnxOpsTest, OtherSizes) {
+  const auto original = [](const std::string& mode, double i, double n, double size, double scale) {
+    if (mode == "asymmetric") return i / scale;
+    if (mode == "align_corners") return size == 1 ? 0 : i * (n - 1) / (size - 1);
+    if (mode == "pytorch_half_pixel" && size == 1) return 0.0;
+    if (mode == "half_pixel_symmetric") return n / 2 * (1 - size / (scale * n)) + (i + 0.5) / scale - 0.5;
+    return (i + 0.5) / scale - 0.5;
+  };
+  struct Case { std::string coordinates, nearest; std::vector<float> scales; std::vector<int64_t> sizes; };
+  for (const Case& c : {Case{"half_pixel", "round_prefer_floor", {1, 1, 2, 3}, {}}, {"asymmetric", "floor", {1, 1, 2, 2}, {}}, {"align_corners", "round_prefer_ceil", {}, {1, 2, 5, 7}}, {"pytorch_half_pixel", "ceil", {}, {1, 2, 1, 2}},
+                        {"half_pixel_symmetric", "round_prefer_floor", {1, 1, 1.7f, 0.6f}, {}}, {"half_pixel", "floor", {1, 1, 0.5f, 0.75f}, {}}}) {
+    for (const bool linear : {false, true}) {
+      const Shape in_shape = {1, 2, 3, 4};
+      Shape shape = in_shape;
+      double scale[4];
+      for (size_t a = 0; a < 4; ++a) {
+        shape[a] = c.sizes.empty() ? static_cast<int64_t>(std::floor(static_cast<double>(in_shape[a]) * static_cast<double>(c.scales[a]))) : c.sizes[a];
+        scale[a] = c.sizes.empty() ? static_cast<double>(c.scales[a]) : static_cast<double>(shape[a]) / static_cast<double>(in_shape[a]);
+      }
+      Check(absl::StrCat("Resize ", c.coordinates, " ", c.nearest, linear), {in_shape}, [&](OnnxWriter& w) {
+        w.Initializer(W::Tensor("roi", {0}, {}));
+        if (!c.scales.empty()) w.Initializer(W::Tensor("s", {4}, c.scales));
+        if (!c.sizes.empty()) w.Initializer(W::IntTensor("n", {4}, c.sizes));
+        w.Node("Resize", c.sizes.empty() ? std::vector<std::string>{"x", "roi", "s"} : std::vector<std::string>{"x", "", "", "n"}, {"z"},
+               W::Text("coordinate_transformation_mode", c.coordinates) + (linear ? W::Text("mode", "linear") : W::Text("nearest_mode", c.nearest)));
+      }, [&](const std::vector<Array>& in) {
+        const std::function<double(Index, size_t)> at = [&](Index i, size_t a) -> double {
+          if (a == 4) return in[0](i);
+          const double place = original(c.coordinates, static_cast<double>(i[a]), static_cast<double>(in_shape[a]), static_cast<double>(shape[a]), scale[a]);
+          const auto put = [&](double p) { i[a] = static_cast<int64_t>(std::clamp(p, 0.0, static_cast<double>(in_shape[a] - 1))); return at(i, a + 1); };
+          if (shape[a] == in_shape[a] && scale[a] == 1) return at(i, a + 1);
+          if (linear) return (1 - (place - std::floor(place))) * put(std::floor(place)) + (place - std::floor(place)) * put(std::floor(place) + 1);
+          return put(c.nearest == "floor" ? std::floor(place) : c.nearest == "ceil" ? std::ceil(place) : c.nearest == "round_prefer_ceil" ? std::floor(place + 0.5) : std::ceil(place - 0.5));
+        };
+        return Make(shape, [&](const Index& i) { return at(i, 0); });
+      });
+    }
+  }
+  const auto twice = [](const std::vector<Array>& in) { return Make({1, 1, 4, 6}, [&](const Index& i) { return in[0]({0, 0, i[2] / 2, i[3] / 2}); }); };
+  Check("Upsample by attribute", {{1, 1, 2, 3}}, [](OnnxWriter& w) { w.Node("Upsample", {"x"}, {"z"}, W::Reals("scales", {1, 1, 2, 2}) + W::Text("mode", "nearest")); }, twice, {.opset = 7});
+  Check("Upsample by input", {{1, 1, 2, 3}}, [](OnnxWriter& w) { w.Initializer(W::Tensor("s", {4}, {1, 1, 2, 2})).Node("Upsample", {"x", "s"}, {"z"}); }, twice, {.opset = 9});
+  Check("Resize as it began", {{1, 1, 2, 3}}, [](OnnxWriter& w) { w.Initializer(W::Tensor("s", {4}, {1, 1, 2, 2})).Node("Resize", {"x", "s"}, {"z"}); }, twice, {.opset = 10});
+  Check("Resize of some axes", {{1, 1, 2, 3}}, [](OnnxWriter& w) { w.Initializer(W::IntTensor("n", {2}, {6, 4})).Node("Resize", {"x", "", "", "n"}, {"z"}, W::Ints("axes", {-1, 2}) + W::Text("coordinate_transformation_mode", "asymmetric") + W::Text("nearest_mode", "floor")); }, twice, {.opset = 18});
 }
 
 // x[:, 1, :2] = y and the like.
@@ -810,6 +891,11 @@ TEST(OnnxOpsTest, WhatIsNotSupportedIsRefusedByNodeOpAndReason) {
   EXPECT_THAT(refusal([](OnnxWriter& w) { w.Initializer(W::Tensor("k", {3, 1, 2}, std::vector<float>(6, 1))).Node("ConvTranspose", {"x", "k"}, {"z"}, W::Ints("pads", {3, 3})); }), HasSubstr("leaves nothing of axis 2"));
   EXPECT_THAT(refusal([](OnnxWriter& w) { w.Initializer(W::Tensor("k", {3, 1, 2}, std::vector<float>(6, 1))).Node("ConvTranspose", {"x", "k"}, {"z"}, W::Ints("strides", {1 << 20})); }), HasSubstr("strides has 1048576"));
   EXPECT_THAT(refusal([](OnnxWriter& w) { w.Initializer(W::Tensor("k", {3, 1, 2}, std::vector<float>(6, 1))).Node("ConvTranspose", {"x", "k"}, {"z"}, W::Ints("output_padding", {-1})); }), HasSubstr("output_padding has -1"));
+  EXPECT_THAT(refusal([](OnnxWriter& w) { w.Initializer(W::IntTensor("i", {1, 1, 1}, {7})).Node("GatherElements", {"x", "i"}, {"z"}); }), HasSubstr("GatherElements node 'GatherElements_0': reads item 7 of axis 0 of shape [1, 3, 4]"));
+  EXPECT_THAT(refusal([](OnnxWriter& w) { w.Initializer(W::IntTensor("i", {1, 4}, {0, 0, 0, 0})).Node("GatherND", {"x", "i"}, {"z"}); }), HasSubstr("reads shape [1, 3, 4] by indices of shape [1, 4]"));
+  EXPECT_THAT(refusal([](OnnxWriter& w) { w.Initializer(W::Tensor("s", {3}, {1, 1, 1e30f})).Node("Resize", {"x", "", "s"}, {"z"}); }), HasSubstr("Resize node 'Resize_0': makes"));
+  EXPECT_THAT(refusal([](OnnxWriter& w) { w.Initializer(W::Tensor("s", {3}, {1, 1, 2})).Node("Resize", {"x", "", "s"}, {"z"}, W::Text("mode", "cubic")); }), HasSubstr("its mode is 'cubic', expected nearest or linear"));
+  EXPECT_THAT(refusal([](OnnxWriter& w) { w.Node("DepthToSpace", {"x"}, {"z"}, W::Int("blocksize", 0)); }), HasSubstr("reads shape [1, 3, 4] in blocks of 0"));
   EXPECT_THAT(refusal([](OnnxWriter& w) { w.Node("Pow", {"x", "x"}, {"z"}); }), HasSubstr("Pow node 'Pow_0': its exponent is the input 'x'"));
 }
 
