@@ -3,6 +3,7 @@
 #include <google/protobuf/text_format.h>
 #include <gtest/gtest.h>
 
+#include "absl/strings/str_cat.h"
 #include "core/import/onnx/onnx_import.h"
 #include "tests/core/import/onnx/onnx_reference.h"
 #include "tests/core/import/onnx/onnx_writer.h"
