@@ -29,8 +29,8 @@ Engine ResolveEngine(Engine wanted) {
 // The row-by-row ops call the C library, which has exp and its like with and without FMA.
 std::string NumericsId(Engine engine) {
   const std::string libm = absl::StrCat("/libm-", gnu_get_libc_version());
-  if (engine == Engine::kOneDnn) return absl::StrCat(OneDnnOp::Id(), libm, "/v5");
-  return absl::StrCat("fused-1", libm, FusedOp::Supported(FusedOp::InstructionSet::kAvx2) ? "" : "-nofma", "/v5");
+  if (engine == Engine::kOneDnn) return absl::StrCat(OneDnnOp::Id(), libm, "/v6");
+  return absl::StrCat("fused-1", libm, FusedOp::Supported(FusedOp::InstructionSet::kAvx2) ? "" : "-nofma", "/v6");
 }
 
 }  // namespace lstm::core
