@@ -29,7 +29,7 @@ struct KernelBuffers {
   std::vector<void*> inputs;  // per input of the node; rows beyond the batch may be overwritten with zeros
   void* output;
   bool many_steps = false;  // RunInput and RunRecurrent are to come too
-  SharedScratch* shared = nullptr;
+  SharedScratch* shared = nullptr;  // while Bind runs, no longer
 };
 
 // What one thread needs to run one kernel. Confined to one thread.
