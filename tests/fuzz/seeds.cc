@@ -105,6 +105,33 @@ Seeds OnnxSeeds() {
   one("state_by_name", OnnxWriter().Input(W::Declared("x", {1, 2})).Input(W::Declared("h_in", {1, 3})).Output("y").Output("h_out").Initializer(Floats("A", {5, 3})).Node("Concat", {"x", "h_in"}, {"c"}, W::Int("axis", 1)).Node("MatMul", {"c", "A"}, {"p"}).Node("Tanh", {"p"}, {"h_out"}).Node("Sigmoid", {"h_out"}, {"y"}));
   const std::string then = W::Bytes(1, W::Bytes(1, "x") + W::Bytes(2, "t") + W::Bytes(4, "Tanh")) + W::Bytes(12, W::Bytes(1, "t"));
   one("if", Over({1, 2}).Initializer(W::IntTensor("c", {}, {1})).Node("If", {"c"}, {"y"}, W::Bytes(5, W::Bytes(1, "then_branch") + W::Bytes(6, then)) + W::Bytes(5, W::Bytes(1, "else_branch") + W::Bytes(6, then))));
+  one("moves", Over({1, 4, 2, 2}).Initializer(W::Tensor("n", {4}, {1, 1, 2, 2})).Initializer(W::IntTensor("i", {1, 1, 1, 2}, {0, -1})).Node("DepthToSpace", {"x"}, {"d"}, W::Int("blocksize", 2)).Node("SpaceToDepth", {"d"}, {"s"}, W::Int("blocksize", 2)).Node("Trilu", {"s"}, {"t"}, W::Int("upper", 0)).Node("Resize", {"t", "", "n"}, {"r"}, W::Text("mode", "linear")).Node("GatherElements", {"r", "i"}, {"y"}));
+  one("upsample", Over({1, 1, 3}).Initializer(W::Tensor("n", {3}, {1, 1, 2})).Initializer(W::IntTensor("i", {1, 2}, {0, 0})).Node("Upsample", {"x", "n"}, {"u"}).Node("GatherND", {"u", "i"}, {"y"}));
+  const auto bytes = [](const char* name, const core::Shape& shape, int64_t type) {
+    std::vector<int64_t> v(static_cast<size_t>(core::CheckedElementCount(shape)));
+    for (size_t i = 0; i < v.size(); ++i) v[i] = static_cast<int64_t>(i * 37 % 100);
+    return W::SmallTensor(name, shape, v, type);
+  };
+  const std::string extended = W::Domain("com.microsoft");
+  const auto scales = [&](OnnxWriter file) { return file.Initializer(W::Tensor("s", {}, {0.02f})).Initializer(W::SmallTensor("o", {}, {7}, 3)); };
+  one("quantised", scales(Over({-2, 1, 4})).Initializer(bytes("w", {4, 3}, 3)).Initializer(W::Tensor("ws", {3}, {0.1f, 0.2f, 0.3f})).Initializer(bytes("wo", {3}, 3)).Node("QuantizeLinear", {"x", "s", "o"}, {"q"}).Node("DequantizeLinear", {"q", "s", "o"}, {"d"}).Node("DequantizeLinear", {"w", "ws", "wo"}, {"W"}).Node("MatMul", {"d", "W"}, {"y"}));
+  one("quantised_by_range", Over({-2, 1, 4}).Initializer(bytes("w", {4, 3}, 3)).Initializer(bytes("k", {1, 3, 3}, 2)).Initializer(W::IntTensor("p", {6}, {0, 0, 2, 0, 0, 0})).Node("DynamicQuantizeLinear", {"x"}, {"q", "s", "o"}).Node("MatMulInteger", {"q", "w", "o"}, {"m"}).Node("Mul", {"m", "s"}, {"f"}).Node("Transpose", {"f"}, {"t"}, W::Ints("perm", {1, 2, 0})).Node("Pad", {"t", "p"}, {"c"}).Node("DynamicQuantizeLinear", {"c"}, {"cq", "cs", "co"}).Node("ConvInteger", {"cq", "k", "co"}, {"y"}));
+  one("quantised_ops", scales(Over({1, 2, 5})).Initializer(bytes("k", {2, 2, 2}, 3)).Initializer(W::SmallTensor("b", {2}, {5, -9}, 6)).Node("QuantizeLinear", {"x", "s", "o"}, {"q"}).Node("QLinearConv", {"q", "s", "o", "k", "s", "o", "s", "o", "b"}, {"c"}, W::Ints("pads", {1, 0})).Node("QLinearAdd", {"c", "s", "o", "q", "s", "o", "s", "o"}, {"a"}, extended).Node("QLinearSigmoid", {"a", "s", "o", "s", "o"}, {"g"}, extended).Node("QLinearConcat", {"s", "o", "g", "s", "o", "a", "s", "o"}, {"y"}, W::Int("axis", 2) + extended));
+  one("quantised_lstm", Over({-2, 1, 2}).Initializer(bytes("w", {1, 2, 12}, 3)).Initializer(bytes("r", {1, 3, 12}, 3)).Initializer(W::Tensor("s", {1}, {0.01f})).Initializer(bytes("o", {1, 12}, 3)).Initializer(W::Tensor("ss", {1, 12}, std::vector<float>(12, 0.02f))).Node("DynamicQuantizeLSTM", {"x", "w", "r", "", "", "", "", "", "ss", "o", "ss", "o"}, {"y"}, extended));
+  const auto body = [](int64_t width) {
+    OnnxWriter step;
+    step.Input(W::Declared("h", {1, 3})).Input(W::Declared("xt", {1, width})).Initializer(Floats("w", {width, 3})).Node("MatMul", {"xt", "w"}, {"a"}).Node("Add", {"a", "h"}, {"b"}).Node("Tanh", {"b"}, {"n"}).Node("Identity", {"n"}, {"yt"});
+    return W::Int("num_scan_inputs", 1) + W::Graph("body", step.Output("n").Output("yt"));
+  };
+  one("scan", OnnxWriter().Input(W::Declared("x", {-2, 1, 2})).Input(W::Declared("h0", {1, 3})).Output("y").Output("end").Initializer(Floats("z", {1, 3})).Node("Scan", {"h0", "x"}, {"end", "m"}, body(2)).Node("Scan", {"z", "m"}, {"e", "y"}, body(3)));
+  one("scan_within", Over({1, 4, 1, 2}).Initializer(Floats("z", {1, 1, 3})).Node("Scan", {"z", "x"}, {"e", "y"}, W::Ints("scan_input_axes", {1}) + W::Ints("scan_output_axes", {-2}) + W::Ints("scan_input_directions", {1}) + body(2)));
+  OnnxWriter turn;
+  turn.Input(W::Declared("t", {}, 7)).Input(W::Declared("go", {}, 9)).Input(W::Declared("h", {1, 2})).Input(W::Declared("l", {}));
+  turn.Node("Gather", {"x", "t"}, {"xt"}).Node("Add", {"xt", "h"}, {"h2"}).Node("Identity", {"go"}, {"go2"}).Node("SequenceInsert", {"l", "h2"}, {"l2"}).Output("go2").Output("h2").Output("l2");
+  one("loop", Over({-2, 1, 2}).Initializer(Floats("h0", {1, 2})).Initializer(W::IntTensor("i", {}, {0})).Node("Shape", {"x"}, {"n"}).Node("Gather", {"n", "i"}, {"m"}).Node("SequenceEmpty", {}, {"e"}).Node("Loop", {"m", "", "h0", "e"}, {"hn", "all"}, W::Graph("body", turn)).Node("ConcatFromSequence", {"all"}, {"y"}, W::Int("axis", 0) + W::Int("new_axis", 1)));
+  OnnxWriter twice;
+  twice.Input(W::Declared("t", {}, 7)).Input(W::Declared("go", {}, 9)).Input(W::Declared("h", {1, 2})).Node("Tanh", {"h"}, {"h2"}).Node("Less", {"t", "i"}, {"go2"}).Output("go2").Output("h2").Output("h2");
+  one("loop_within", Over({1, 2}).Initializer(W::IntTensor("m", {}, {9})).Initializer(W::IntTensor("i", {}, {1})).Node("Loop", {"m", "", "x"}, {"y", "all"}, W::Graph("body", twice)));
   // An LSTM cell in parts, its state carried by the caller.
   out["decomposed"] = SeedGraph();
   return out;

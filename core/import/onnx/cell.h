@@ -21,6 +21,7 @@ struct Lowering::Cell {
   bool batch_first = false;
   bool coupled = false;        // f = 1 - i
   bool reset_after = false;
+  bool by_range = false;       // h is quantised by its range before it is multiplied: DynamicQuantizeLSTM
   bool usual = true;           // the activations of the model's own cells, and no clip
   float clip = 0;
   std::vector<ActivationOp> activations;

@@ -83,6 +83,7 @@ absl::Status Lowering::ReadCell(Call& call, size_t direction_index, bool within,
   cell.kind = node.op == "LSTM" ? Cell::kLstm : node.op == "GRU" ? Cell::kGru : Cell::kRnn;
   cell.gates = cell.kind == Cell::kLstm ? 4 : cell.kind == Cell::kGru ? 3 : 1;
   cell.name = node_name_;
+  cell.by_range = node.domain == "com.microsoft";
   cell.batch_first = node.Int("layout", 0) != 0;
   cell.coupled = node.Int("input_forget", 0) != 0;
   cell.reset_after = node.Int("linear_before_reset", 0) != 0;
@@ -145,7 +146,7 @@ absl::Status Lowering::ReadCell(Call& call, size_t direction_index, bool within,
     if (cell.peephole) Negate(cell.peephole, 0, h, h);
     cell.coupled = false;
   }
-  cell.usual = cell.usual && !(cell.coupled && cell.kind == Cell::kLstm) && !reading_.plain_cells.contains(cell.name);
+  cell.usual = cell.usual && !cell.by_range && !(cell.coupled && cell.kind == Cell::kLstm) && !reading_.plain_cells.contains(cell.name);
   return absl::OkStatus();
 }
 

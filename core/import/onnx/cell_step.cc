@@ -109,7 +109,11 @@ absl::Status Lowering::PlainStep(const Cell& cell, const Val& x, ValPtr& h, ValP
     LSTM_ASSIGN_OR_RETURN(h, Combine(E::kAdd, *fresh, *keep));
     return absl::OkStatus();
   }
-  LSTM_ASSIGN_OR_RETURN(const ValPtr pre, Gates(x, *h, cell, 0, 4, true, true, both));
+  ValPtr back = h;
+  if (cell.by_range) {
+    LSTM_ASSIGN_OR_RETURN(back, AsQuantized(h));
+  }
+  LSTM_ASSIGN_OR_RETURN(const ValPtr pre, Gates(x, *back, cell, 0, 4, true, true, both));
   ValPtr part[4];
   for (int64_t g = 0; g < 4; ++g) {
     LSTM_ASSIGN_OR_RETURN(part[g], Cut(*pre, last, g * n, n, 1));

@@ -71,7 +71,7 @@ absl::StatusOr<Declared> ReadDeclared(std::string_view message) {
   Fields types(type);
   while (types.Next(f)) {
     if (f.number == 1 && f.wire == 2) tensor = f.bytes;
-    if (f.number != 1 && f.number != 6) return Bad(absl::StrCat("value ", Shown(out.name), " is no tensor"));
+    if (f.number != 1 && f.number != 4 && f.number != 6) return Bad(absl::StrCat("value ", Shown(out.name), " is neither a tensor nor a sequence of them"));
   }
   Fields parts(tensor);
   while (parts.Next(f)) {

@@ -196,6 +196,7 @@ absl::Status Lowering::RunNode(std::string_view message) {
     call.in.push_back(it->second);
   }
   for (std::string_view name : node.inputs) {
+    if (bodies_ > 0) break;  // it may run again
     if (const auto uses = uses_.find(name); uses != uses_.end() && --uses->second == 0) values_.erase(name);
   }
   node_name_ = std::string(!node.name.empty() ? node.name : !node.outputs.empty() && !node.outputs[0].empty() ? node.outputs[0] : node.op).substr(0, 120);
@@ -204,22 +205,30 @@ absl::Status Lowering::RunNode(std::string_view message) {
     const std::string described = node.Described();
     return absl::Status(status.code(), status.message().find(described) != std::string::npos ? std::string(status.message()) : absl::StrCat(described, ": ", status.message()));
   };
-  if (!node.domain.empty() && node.domain != "ai.onnx") return within(absl::InvalidArgumentError(absl::StrCat("operators of domain ", Shown(node.domain), " are not known here")));
+  const bool quantized = node.domain == "com.microsoft";  // QuantizedOps alone knows operators of that
+  if (!node.domain.empty() && node.domain != "ai.onnx" && !quantized) return within(absl::InvalidArgumentError(absl::StrCat("operators of domain ", Shown(node.domain), " are not known here")));
   if (whole_) {
     if (const absl::Status settled = Settle(call); !settled.ok()) return within(settled);
   }
   absl::Status status = absl::UnimplementedError("");
-  if (node.op == "If") {
+  if (!quantized && (node.op == "If" || node.op == "Scan" || node.op == "Loop")) {
     const std::string outer = node_name_;
-    status = RunIf(call);
+    status = node.op == "If" ? RunIf(call) : node.op == "Scan" ? RunScan(call) : RunLoop(call);
     node_name_ = outer;
+  } else if (std::any_of(call.in.begin(), call.in.end(), [](const ValPtr& in) { return in && in->number; })) {
+    status = WithNumber(call);
+  } else if (status = Sequences(call); !absl::IsUnimplemented(status)) {
+  } else if (std::any_of(call.in.begin(), call.in.end(), [](const ValPtr& in) { return in && in->list; })) {
+    status = Refuse("reads a sequence of values");
   } else {
     using Part = absl::Status (Lowering::*)(Call&);
-    for (Part part : {&Lowering::Structure, &Lowering::Math, &Lowering::Windows, &Lowering::Recurrent}) {
+    for (Part part : {&Lowering::Structure, &Lowering::Math, &Lowering::Windows, &Lowering::Recurrent, &Lowering::QuantizedOps}) {
+      if (quantized && part != &Lowering::QuantizedOps) continue;
       status = (this->*part)(call);
       if (!absl::IsUnimplemented(status)) break;
     }
   }
+  if (absl::IsUnimplemented(status) && quantized) return within(absl::InvalidArgumentError(absl::StrCat("this operator of domain ", Shown(node.domain), " is not known here")));
   if (absl::IsUnimplemented(status)) return within(absl::InvalidArgumentError("this operator is not supported"));
   if (!status.ok()) return within(status);
   if (const absl::Status counted = CountFolded(call); !counted.ok()) return within(counted);
@@ -236,7 +245,8 @@ absl::Status Lowering::RunNodes(const GraphView& graph) {
     LSTM_ASSIGN_OR_RETURN(const StoredTensor stored, ReadTensor(message));
     auto val = std::make_shared<Val>();
     val->stored = stored;
-    val->is_float = IsFloatType(stored.type);
+    val->is_float = IsFloatType(stored.type) || IsQuantized(stored.type);
+    if (IsQuantized(stored.type) && bodies_ == 0) quantized_weights_ += CheckedElementCount(stored.shape);
     val->shape = stored.shape;
     val->labels.assign(val->shape.size(), -1);
     if (!val->is_float) {

@@ -15,6 +15,7 @@
 #include "core/import/onnx/arrange.h"
 #include "core/import/onnx/graph.h"
 #include "core/import/onnx/tensor.h"
+#include "core/import/onnx/val.h"
 #include "core/model/model_builder.h"
 #include "core/model/sequence.h"
 
@@ -22,62 +23,6 @@
 // of the batch has one item and mixes with nothing. The axis of time has one item too while it is tracked: an op that would
 // mix it with anything is refused. Shapes that the graph computes see it as kTime.
 namespace lstm::core::onnx {
-
-// The length of a sequence in shapes that a graph computes: a prime that no size of a network is a multiple of.
-inline constexpr int64_t kTime = 1'048'583;
-
-// How the open questions of a graph are answered. Lowering a graph answers some; then it is lowered anew.
-struct Reading {
-  std::map<int, int> time;                      // input -> its axis of time
-  std::set<std::pair<int, int>> single;         // input and axis: a fixed batch, of which a session is one item
-  std::set<int> states;                         // inputs that the session carries
-  std::map<int, int> next;                      // such an input -> the output that is its next value
-  std::set<int> explicit_states;                // states that are read and written by themselves, not by a cell
-  std::set<int> constants;                      // inputs that data given beside the graph fixes
-  std::set<std::string, std::less<>> plain_cells;  // cells in plain ops: something reads what a cell's kernel keeps to itself
-  std::set<int> floats;                         // inputs of integers, or truth values, that are computed with
-  std::map<int, int64_t> looked_up;             // those of them that are ids too, and how many there are
-  bool lengths = false;                         // a recurrent node reads how long its sequence is
-};
-
-struct GraphInput {
-  Declared declared;
-  Shape shape;                  // of one step of one session
-  std::vector<bool> open;       // axes whose size nobody said
-  int time = -1;
-  bool decided = false;         // the manifest says what its time is
-  bool no_state = false;        // the manifest says that nobody carries it
-  int64_t look_back = 0;
-  TensorPtr constant;
-  TensorPtr initial;            // of a state
-};
-
-// An element of a value of the step: one of a source.
-struct Element {
-  int32_t source;
-  int32_t index;
-  bool operator==(const Element&) const = default;
-};
-
-// A value of the graph: a constant, or elements that the step computes.
-struct Val {
-  TensorPtr tensor;
-  std::optional<StoredTensor> stored;  // a constant that still lies in the file
-  bool is_float = true;
-  Shape shape;                         // of the step: the axis of time is 1
-  int time = -1;
-  int64_t head = 0, tail = 0;          // frames of zeros before, and frames beyond the end, that padding added to time
-  bool zeros_behind = false;           // those beyond the end are zeros
-  bool last = false;                   // it belongs to the end of the sequence
-  std::vector<int> labels;             // per axis: the axis of an input that it is, or -1
-  int source = -1;                     // all of this source, in order, ...
-  std::shared_ptr<const std::vector<Element>> elements;  // ... or these
-
-  bool constant() const { return source < 0 && !elements; }
-  int64_t count() const { return CheckedElementCount(shape); }
-  Element at(int64_t i) const { return elements ? (*elements)[static_cast<size_t>(i)] : Element{source, static_cast<int32_t>(i)}; }
-};
-using ValPtr = std::shared_ptr<const Val>;
 
 struct Window;
 
@@ -222,6 +167,48 @@ class Lowering {
   absl::Status Windows(Call& call);
   absl::Status Recurrent(Call& call);
 
+  // scan.cc
+  struct Scanned;
+  absl::Status RunScan(Call& call);
+  absl::StatusOr<Scanned> ReadScan(const Call& call);
+  absl::Status ScanOverTime(Call& call, Scanned& scan);
+  absl::Status ScanWithin(Call& call, Scanned& scan);
+  absl::StatusOr<size_t> OutAxis(const Scanned& scan, size_t i, const Val& item);
+  absl::StatusOr<std::vector<ValPtr>> RunBody(const GraphView& body, const std::vector<ValPtr>& inputs);
+  absl::StatusOr<std::vector<ValPtr>> RunStep(const GraphView& body, const std::vector<ValPtr>& inputs);  // ... along time
+  struct Carried {
+    struct State {
+      StateId id = -1;
+      Shape shape;
+      int input = -1;  // it begins as these elements of this input
+      std::vector<int32_t> at;
+    };
+    std::vector<State> states;
+    std::vector<ValPtr> before;
+  };
+  absl::Status BeginStates(const std::vector<ValPtr>& initial, bool turned, Carried& out);
+  absl::StatusOr<std::vector<ValPtr>> EndStates(const Carried& carried, const std::vector<ValPtr>& after);
+  ValPtr EachStep(const Val& item, size_t axis, int label);  // what every step gives, time in `axis`
+  absl::StatusOr<ValPtr> Stacked(const std::vector<ValPtr>& items, size_t axis);
+
+  // loop.cc
+  absl::Status RunLoop(Call& call);
+  absl::Status LoopOverTime(Call& call, const GraphView& body, const std::vector<bool>& stays);
+  absl::Status LoopWithin(Call& call, const GraphView& body, int64_t trips);
+  absl::Status FindTime(const GraphView& body);
+  absl::Status WithNumber(Call& call);    // ops that read the number of a step
+  absl::Status Sequences(Call& call);
+
+  // quantized.cc
+  absl::Status QuantizedOps(Call& call);
+  absl::Status QuantizedLstm(Call& call);
+  absl::StatusOr<ValPtr> Sub(std::string_view op, const Call& call, std::vector<ValPtr> in);  // that op, with the node's attributes
+  absl::StatusOr<ValPtr> Beside(const Val& x, const ValPtr& number, int64_t axis, const char* what);
+  absl::StatusOr<ValPtr> Dequantized(const ValPtr& x, const ValPtr& scale, const ValPtr& zero, int64_t axis);  // null: 1, 0
+  absl::StatusOr<ValPtr> Quantize(const Val& x, const ValPtr& scale, const ValPtr& zero, int64_t axis, int64_t type);
+  absl::Status QuantizeByRange(const ValPtr& from, ValPtr& y, ValPtr& scale, ValPtr& zero);
+  absl::StatusOr<ValPtr> AsQuantized(const ValPtr& x);  // there and back: what is left of x
+
   absl::Status LowerShape(Call& call);
   absl::Status LowerReshape(Call& call, const std::vector<int64_t>& target, bool zero_copies);
   absl::Status LowerTranspose(Call& call);
@@ -353,10 +340,13 @@ class Lowering {
   std::vector<Output> outputs_;
   int64_t elements_ = 0;
   int64_t weights_ = 0;
+  int64_t quantized_weights_ = 0;  // of 8 bits, in the file
   std::map<std::pair<const void*, std::string>, std::pair<ValPtr, ConstantPtr>> shared_;  // the first keeps the key alive
   std::vector<std::pair<std::weak_ptr<const Tensor>, int64_t>> folded_;                   // and their bytes
   int64_t folded_bytes_ = 0;
   std::string node_name_;
+  int bodies_ = 0;                                        // graphs that a Scan or Loop runs, one within another
+  int label_ = -1;                                        // the axis of time that a Loop reads along
   absl::Status within_;                                   // what is refused if time flows nowhere and no state is carried: then a sequence may be no step's own
   absl::Status undecided_;                                // what is refused unless a later node tells which axis is time
 };

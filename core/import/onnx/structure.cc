@@ -19,7 +19,7 @@ absl::Status Lowering::Structure(Call& call) {
       LSTM_ASSIGN_OR_RETURN(const StoredTensor stored, ReadTensor(a->tensor));
       auto val = std::make_shared<Val>();
       val->stored = stored;
-      val->is_float = IsFloatType(stored.type);
+      val->is_float = IsFloatType(stored.type) || IsQuantized(stored.type);
       val->shape = stored.shape;
       val->labels.assign(val->shape.size(), -1);
       if (val->count() < 4096 || !val->is_float) {

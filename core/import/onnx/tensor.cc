@@ -38,10 +38,11 @@ void Append(Tensor& out, int64_t type, uint64_t bits) {
     case kDouble: out.floats.push_back(static_cast<float>(std::bit_cast<double>(bits))); break;
     case kHalf: out.floats.push_back(FromHalf(static_cast<uint16_t>(bits))); break;
     case kBfloat: out.floats.push_back(std::bit_cast<float>(static_cast<uint32_t>(bits & 0xffff) << 16)); break;
-    case kInt8: out.ints.push_back(static_cast<int8_t>(bits)); break;
+    case kInt8: out.floats.push_back(static_cast<int8_t>(bits)); break;
     case kInt16: out.ints.push_back(static_cast<int16_t>(bits)); break;
     case kInt32: out.ints.push_back(static_cast<int32_t>(bits)); break;
-    case kUint8: case kBool: out.ints.push_back(static_cast<uint8_t>(bits)); break;
+    case kUint8: out.floats.push_back(static_cast<uint8_t>(bits)); break;
+    case kBool: out.ints.push_back(static_cast<uint8_t>(bits)); break;
     case kUint16: out.ints.push_back(static_cast<uint16_t>(bits)); break;
     case kUint32: out.ints.push_back(static_cast<uint32_t>(bits)); break;
     default: out.ints.push_back(static_cast<int64_t>(bits)); break;
@@ -61,6 +62,8 @@ uint32_t TypedField(int64_t type) {
 
 }  // namespace
 
+bool IsQuantized(int64_t type) { return type == kUint8 || type == kInt8; }
+
 bool IsFloatType(int64_t type) { return type == kFloat || type == kHalf || type == kDouble || type == kBfloat; }
 
 absl::StatusOr<TensorPtr> LoadTensor(const StoredTensor& stored) {
@@ -68,7 +71,8 @@ absl::StatusOr<TensorPtr> LoadTensor(const StoredTensor& stored) {
   const size_t width = Width(stored.type);
   if (width == 0) return bad(absl::StrCat("has element type ", stored.type, ", expected floats or integers"));
   auto out = std::make_shared<Tensor>();
-  out->is_float = IsFloatType(stored.type);
+  out->is_float = IsFloatType(stored.type) || IsQuantized(stored.type);
+  out->type = stored.type;
   out->shape = stored.shape;
   const int64_t count = CheckedElementCount(stored.shape);
   if (!out->is_float && count > kMaxInts) return bad(absl::StrCat("has ", count, " integers, expected at most ", kMaxInts));

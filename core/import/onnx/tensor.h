@@ -11,12 +11,13 @@
 
 namespace lstm::core::onnx {
 
-// A constant while a graph is read: floats, or integers (of any width, and truth values).
+// A constant while a graph is read: floats, or integers (and truth values). Integers of 8 bits are weights, and floats here.
 struct Tensor {
   bool is_float = true;
   Shape shape;
   std::vector<float> floats;
   std::vector<int64_t> ints;
+  int64_t type = 0;  // TensorProto.DataType, of one that a file stores
 
   size_t size() const { return is_float ? floats.size() : ints.size(); }
   double At(size_t i) const { return is_float ? static_cast<double>(floats[i]) : static_cast<double>(ints[i]); }
@@ -34,5 +35,6 @@ absl::StatusOr<TensorPtr> LoadTensor(const StoredTensor& stored);
 absl::StatusOr<Tensor> ParseTensorFile(std::span<const std::byte> file);
 
 bool IsFloatType(int64_t type);
+bool IsQuantized(int64_t type);  // integers of 8 bits
 
 }  // namespace lstm::core::onnx

@@ -51,7 +51,7 @@ absl::Status Lowering::Affordable(int64_t elements) const {
 }
 
 absl::StatusOr<ConstantPtr> Lowering::Shared(const ValPtr& val, std::string how, const std::function<absl::StatusOr<ConstantPtr>(const Tensor&)>& make) {
-  const void* id = val->stored ? static_cast<const void*>(val->stored->message.data()) : val->tensor.get();
+  const void* id = val->quantized ? static_cast<const void*>(val->quantized.get()) : val->stored ? static_cast<const void*>(val->stored->message.data()) : val->tensor.get();
   std::pair key(id, std::move(how));
   if (const auto it = shared_.find(key); it != shared_.end()) {
     budget_ -= static_cast<int64_t>(it->second.second->values.size()) / kSharedPerNode;  // every op that has it looks at it
@@ -66,9 +66,9 @@ absl::StatusOr<ConstantPtr> Lowering::Shared(const ValPtr& val, std::string how,
 
 absl::Status Lowering::Bear(int64_t weights) {
   weights_ += weights;
-  const int64_t most = kFreeElements + static_cast<int64_t>(file_.bytes / 2);
+  const int64_t most = kFreeElements + static_cast<int64_t>(file_.bytes / 2) + quantized_weights_ + quantized_weights_ / 2;
   if (weights_ <= most) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("has ", weights, " weights, and all nodes before it ", weights_ - weights, ": expected at most ", most, " together, one for every two bytes of the file and ", kFreeElements, " more"));
+  return absl::InvalidArgumentError(absl::StrCat("has ", weights, " weights, and all nodes before it ", weights_ - weights, ": expected at most ", most, " together, one for every two bytes of the file, two for each weight of 8 bits, and ", kFreeElements, " more"));
 }
 
 absl::Status Lowering::CountFolded(const Call& call) {
@@ -136,10 +136,17 @@ Shape Lowering::FullShape(const Val& val) const {
 }
 
 absl::StatusOr<TensorPtr> Lowering::Constant(const Val& val) {
+  if (val.number || val.list) return absl::InvalidArgumentError(val.list ? "is a sequence of values, expected a constant" : "is the number of the step, expected a constant");
   if (val.tensor) return val.tensor;
   if (val.stored) {
     budget_ -= val.count() / kFoldedPerNode;
-    return LoadTensor(*val.stored);
+    if (!val.quantized) return LoadTensor(*val.stored);
+    LSTM_ASSIGN_OR_RETURN(const TensorPtr from, LoadTensor(*val.stored));
+    Tensor out = *from;
+    out.shape = val.shape;
+    out.type = 0;
+    val.quantized->Apply(out.floats);
+    return std::make_shared<const Tensor>(std::move(out));
   }
   const Source* source = val.elements ? nullptr : &sources_[static_cast<size_t>(val.source)];
   if (source != nullptr && source->kind == Source::kImport) source = &sources_[static_cast<size_t>(source->origin.source)];

@@ -209,7 +209,7 @@ absl::Status Lowering::Settle(Call& call) {
   }
   if (lead != nullptr && RateOf(**lead) != stage.rate) NewStage(-1, RateOf(**lead));
   const std::string_view op = call.node.op;
-  if (op == "LSTM" || op == "GRU" || op == "RNN" || op == "If") return absl::OkStatus();  // those see to it themselves
+  if (op == "LSTM" || op == "GRU" || op == "RNN" || op == "If" || op == "Scan" || op == "Loop") return absl::OkStatus();  // those see to it themselves
   bool end = false, cell = false, any = false;
   for (const ValPtr& in : call.in) {
     if (!in || in->constant()) continue;

@@ -316,6 +316,7 @@ absl::Status Lowering::Windows(Call& call) {
   const bool pool = op == "MaxPool" || op == "AveragePool" || op == "GlobalAveragePool" || op == "GlobalMaxPool";
   if (op != "Conv" && op != "ConvTranspose" && !pool) return absl::UnimplementedError("");
   if (!call.has(0)) return Refuse("its input is missing");
+  if (call[0].padding) return Refuse("reads a quantised sequence that was padded");
   return pool ? LowerPool(call) : LowerConv(call, op == "ConvTranspose");
 }
 

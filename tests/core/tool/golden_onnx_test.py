@@ -6,18 +6,19 @@ import pathlib
 import subprocess
 import unittest
 
-GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "data" / "golden_onnx"
+DATA = pathlib.Path(__file__).resolve().parents[2] / "data"
+GOLDEN = DATA / "golden_onnx"
 
 
 class GoldenOnnxTest(unittest.TestCase):
-    def verify(self, case, expect, *options):
+    def verify(self, case, expect, *options, folder=None):
         return subprocess.run(
             [
                 os.environ["LSTM_MODEL"],
                 "verify",
                 case,
                 "--input",
-                case / "x.npy",
+                f"x={(folder or case) / 'x.npy'}",
                 "--expect",
                 f"y={expect}",
                 "--tolerance",
@@ -37,6 +38,16 @@ class GoldenOnnxTest(unittest.TestCase):
             for engine in ("auto", "onednn"):
                 with self.subTest(case.name, engine=engine):
                     done = self.verify(case, case / "y.npy", "--engine", engine)
+                    self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+    def test_quantised_graphs_and_loops_give_what_onnx_runtime_computed(self):
+        """models/train/make_golden_quantized.py, make_golden_loops.py."""
+        cases = sorted(p for kind in ("golden_quantized", "golden_loops") for p in (DATA / kind).iterdir())
+        self.assertGreaterEqual(len(cases), 21)
+        for case in cases:
+            for engine in ("auto", "onednn"):
+                with self.subTest(case.name, engine=engine):
+                    done = self.verify(case / "model.onnx", case / "y.npy", "--engine", engine, folder=case)
                     self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
     def test_another_graphs_input_is_noticed(self):

@@ -36,6 +36,13 @@ struct OnnxWriter {
     for (int64_t n : shape) out += Number(1, n);
     return out + Number(2, 7) + Bytes(8, name) + Bytes(9, std::string(reinterpret_cast<const char*>(values.data()), values.size() * 8));
   }
+  // Integers of another type, TensorProto.DataType: 2 UINT8, 3 INT8, 4 UINT16, 5 INT16, 6 INT32, 9 BOOL.
+  static std::string SmallTensor(const std::string& name, const core::Shape& shape, const std::vector<int64_t>& values, int64_t type) {
+    std::string out, raw;
+    for (int64_t n : shape) out += Number(1, n);
+    for (int64_t v : values) raw += std::string(reinterpret_cast<const char*>(&v), type <= 3 || type == 9 ? 1 : type <= 5 ? 2 : 4);
+    return out + Number(2, type) + Bytes(8, name) + Bytes(9, raw);
+  }
   // A negative size is an axis without one: -1 is called "N", -2 "T", others are nameless.
   static std::string Declared(const std::string& name, const core::Shape& shape, int64_t type = 1) {
     std::string dims;
@@ -44,6 +51,8 @@ struct OnnxWriter {
   }
 
   static std::string Int(const std::string& name, int64_t v) { return Bytes(5, Bytes(1, name) + Number(3, v) + Number(20, 2)); }
+  static std::string Domain(const std::string& name) { return Bytes(7, name); }
+  static std::string Graph(const std::string& name, const OnnxWriter& graph) { return Bytes(5, Bytes(1, name) + Bytes(6, graph.nodes + graph.rest) + Number(20, 5)); }
   static std::string Real(const std::string& name, float v) { return Bytes(5, Bytes(1, name) + Float(2, v) + Number(20, 1)); }
   static std::string Text(const std::string& name, const std::string& v) { return Bytes(5, Bytes(1, name) + Bytes(4, v) + Number(20, 3)); }
   static std::string Ints(const std::string& name, const std::vector<int64_t>& v) {
