@@ -149,8 +149,11 @@ void ParkLog::WipeSoon(const Entry& entry) {
 
 void ParkLog::UnlinkIfEmpty(const SegmentRef& segment) {
   if (segment->records > 0 || segment == newest_ || segments_.erase(segment->number) == 0) return;
-  bytes_ -= segment->end;
-  jobs_.push_back([this, number = segment->number] { unlinkat(directory_, Segment::Name(number).c_str(), 0); });
+  jobs_.push_back([this, number = segment->number, bytes = segment->end] {
+    unlinkat(directory_, Segment::Name(number).c_str(), 0);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    bytes_ -= bytes;  // now, and not when it was decided: until then the disk has them
+  });
 }
 
 absl::StatusOr<ParkLog::SegmentRef> ParkLog::Room(uint64_t record_bytes, uint64_t limit) {

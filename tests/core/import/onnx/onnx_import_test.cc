@@ -320,7 +320,7 @@ TEST(OnnxImportTest, HostileFilesAreRefusedWithOneClearError) {
   EXPECT_THAT(Refusal(OnnxWriter().Initializer(W::Tensor("w", {int64_t{1} << 62, 4}, {})).File()), HasSubstr("tensor 'w'"));
   EXPECT_THAT(Refusal(OnnxWriter().Initializer(W::Tensor("w", {2}, {1, 2}) + W::Number(14, 1)).File()), HasSubstr("tensor 'w' keeps its data in another file"));
   EXPECT_THAT(Refusal(OnnxWriter().Input(W::Declared("x", {2})).Initializer(W::Tensor("w", {3}, {1, 2})).Node("Add", {"x", "w"}, {"a"}).Output("a").File()), HasSubstr("Add_0"));
-  EXPECT_THAT(Refusal(OnnxWriter().Input(W::Declared("x", {2})).Node("Loop", {"x"}, {"a"}).Output("a").File()), HasSubstr("Loop node 'Loop_0': this operator is not supported"));
+  EXPECT_THAT(Refusal(OnnxWriter().Input(W::Declared("x", {2})).Node("NonZero", {"x"}, {"a"}).Output("a").File()), HasSubstr("NonZero node 'NonZero_0': this operator is not supported"));
   EXPECT_THAT(Refusal(OnnxWriter().Input(W::Declared("x", {2})).Initializer(W::IntTensor("s", {2}, {int64_t{1} << 20, int64_t{1} << 19})).Node("Expand", {"x", "s"}, {"a"}).Output("a").File()), HasSubstr("Expand_0"));
   EXPECT_THAT(Refusal(good.substr(0, good.size() - 2) + W::Number(2, 99)), ::testing::Not("accepted"));
   std::string deep = W::Bytes(1, W::Bytes(4, "If"));
