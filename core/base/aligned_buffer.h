@@ -2,14 +2,17 @@
 #pragma once
 
 #include <cstddef>
-#include <cstring>
+#include <cstdlib>
 #include <memory>
-#include <new>
 #include <span>
 #include <type_traits>
 #include <utility>
 
 namespace lstm::core {
+
+// `bytes` zeroed bytes on a boundary of `alignment`, which std::free takes back; std::bad_alloc where there are none. What is large lies on
+// huge pages where the machine has them: the weights of a model are thousands of small ones, and touching, giving back each a trap.
+void* AllocateZeroed(size_t bytes, size_t alignment);
 
 // An owned, move-only array of trivial elements, zero-filled, on a 64-byte boundary (a cache line, a vector register).
 // Thread-compatible.
@@ -18,13 +21,12 @@ class AlignedBuffer {
   static_assert(std::is_trivially_copyable_v<T>);
 
  public:
-  static constexpr std::align_val_t kAlignment{64};
+  static constexpr size_t kAlignment = 64;
 
   AlignedBuffer() = default;
   explicit AlignedBuffer(size_t size) : size_(size) {
     if (size == 0) return;
-    data_.reset(static_cast<T*>(::operator new(size * sizeof(T), kAlignment)));
-    std::memset(data_.get(), 0, size * sizeof(T));
+    data_.reset(static_cast<T*>(AllocateZeroed(size * sizeof(T), kAlignment)));
   }
 
   AlignedBuffer(AlignedBuffer&& other) noexcept : data_(std::move(other.data_)), size_(std::exchange(other.size_, 0)) {}
@@ -45,7 +47,7 @@ class AlignedBuffer {
 
  private:
   struct Free {
-    void operator()(T* p) const { ::operator delete(p, kAlignment); }
+    void operator()(T* p) const { std::free(p); }
   };
   std::unique_ptr<T, Free> data_;
   size_t size_ = 0;

@@ -158,18 +158,21 @@ float FromHalf(uint16_t half) {
   return std::bit_cast<float>(sign | (exponent + 112) << 23 | fraction << 13);
 }
 
-template <typename T>
-T At(std::span<const std::byte> bytes, size_t i) {
-  T value;
-  std::memcpy(&value, bytes.data() + i * sizeof(T), sizeof(T));
-  return value;
+template <typename T, typename F>
+void Convert(std::span<const std::byte> from, std::span<float> to, F convert) {
+  for (size_t i = 0; i < to.size(); ++i) {
+    T value;
+    std::memcpy(&value, from.data() + i * sizeof(T), sizeof(T));
+    to[i] = convert(value);
+  }
 }
 
 }  // namespace
 
 absl::StatusOr<Safetensors> Safetensors::Parse(std::span<const std::byte> file) {
   if (file.size() < 8) return absl::InvalidArgumentError(absl::StrCat("safetensors file has ", file.size(), " bytes, expected at least 8"));
-  const auto length = At<uint64_t>(file, 0);
+  uint64_t length;
+  std::memcpy(&length, file.data(), sizeof(length));
   if (length > kMaxHeaderBytes || length > file.size() - 8) {
     return absl::InvalidArgumentError(absl::StrCat("safetensors header is said to have ", length, " bytes, the file has ",
                                                    file.size() - 8, " after its length and the limit is ", kMaxHeaderBytes));
@@ -216,19 +219,19 @@ absl::StatusOr<ConstantPtr> Safetensors::Load(const std::string& name) const {
   auto constant = std::make_shared<Constant>();
   constant->shape = entry.shape;
   constant->values = AlignedBuffer<float>(static_cast<size_t>(CheckedElementCount(entry.shape)));
-  for (size_t i = 0; i < constant->values.size(); ++i) {
-    float& value = constant->values[i];
-    switch (entry.type) {
-      case Type::kF32: value = At<float>(entry.bytes, i); break;
-      case Type::kF64: value = static_cast<float>(At<double>(entry.bytes, i)); break;
-      case Type::kF16: value = FromHalf(At<uint16_t>(entry.bytes, i)); break;
-      case Type::kBF16: value = std::bit_cast<float>(uint32_t{At<uint16_t>(entry.bytes, i)} << 16); break;
-    }
-    if (!std::isfinite(value)) {
-      return absl::InvalidArgumentError(absl::StrCat("tensor ", Shown(name), " is not a finite float at element ", i));
-    }
+  const std::span<float> to = constant->values.span();
+  switch (entry.type) {
+    case Type::kF32: Convert<float>(entry.bytes, to, [](float v) { return v; }); break;
+    case Type::kF64: Convert<double>(entry.bytes, to, [](double v) { return static_cast<float>(v); }); break;
+    case Type::kF16: Convert<uint16_t>(entry.bytes, to, FromHalf); break;
+    case Type::kBF16: Convert<uint16_t>(entry.bytes, to, [](uint16_t v) { return std::bit_cast<float>(uint32_t{v} << 16); }); break;
   }
-  return constant;
+  // Millions of them: looked at together, and one by one where there is something to say.
+  bool finite = true;
+  for (const float value : to) finite = finite & std::isfinite(value);
+  if (finite) return constant;
+  const auto bad = std::find_if(to.begin(), to.end(), [](float value) { return !std::isfinite(value); });
+  return absl::InvalidArgumentError(absl::StrCat("tensor ", Shown(name), " is not a finite float at element ", bad - to.begin()));
 }
 
 }  // namespace lstm::core

@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: MIT
 #include "core/kernels/fused/pack.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
-#include <cstring>
-#include <new>
+
+#include "core/base/aligned_buffer.h"
 
 namespace lstm::core::fused {
 namespace {
@@ -88,13 +86,9 @@ PackedWeights::PackedWeights(size_t floats, size_t scales, Form form, FusedOp::L
     : scales_(form == Form::kBytes ? scales : 0), form_(form), floats_(floats), far_(large == FusedOp::Large::kAlways || floats * sizeof(float) >= FusedOp::kFarFrom), always_(large == FusedOp::Large::kAlways) {
   std::fill_n(scales_.data(), scales_.size(), 1.0f);  // of units that only fill a vector
   const bool huge = floats * sizeof(float) >= kHugePage;
-  const size_t alignment = huge ? kHugePage : 64;
-  const size_t bytes = (floats * sizeof(float) + alignment - 1) / alignment * alignment;
-  if (bytes == 0) return;
-  data_.reset(static_cast<float*>(std::aligned_alloc(alignment, bytes)));
-  if (data_ == nullptr) throw std::bad_alloc();
-  if (huge) madvise(data_.get(), bytes, MADV_HUGEPAGE);  // before the first touch; advice alone: small pages do too
-  std::memset(data_.get(), 0, bytes);
+  const size_t unit = huge ? kHugePage : 64;  // the last weights lie on a huge page too
+  const size_t bytes = (floats * sizeof(float) + unit - 1) / unit * unit;
+  if (bytes > 0) data_.reset(static_cast<float*>(AllocateZeroed(bytes, 64)));
 }
 
 void PackedWeights::Free::operator()(float* p) const { std::free(p); }
