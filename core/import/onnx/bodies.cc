@@ -28,6 +28,9 @@ absl::StatusOr<std::vector<ValPtr>> Lowering::RunBody(const GraphView& body, con
     LSTM_ASSIGN_OR_RETURN(const NodeView node, ReadNode(message));
     names.insert(names.end(), node.outputs.begin(), node.outputs.end());
   }
+  // A body of tensors alone has no node that would pay for its turns.
+  budget_ -= static_cast<int64_t>(names.size());
+  if (budget_ < 0) return absl::ResourceExhaustedError("the graph, or the turns of its loops, are too many to be tried in so many readings");
   // Its names are its own: another body may have the same.
   std::vector<std::pair<std::string_view, ValPtr>> outer;
   for (std::string_view name : names) {

@@ -55,7 +55,7 @@ absl::Status Lowering::WithNumber(Call& call) {
     call.out[0] = std::move(item);
     return absl::OkStatus();
   }
-  if (!number(0)) {  // what is symmetric may have it second
+  if (!number(0)) {  // these may have it second
     if (op != "Add" && op != "Greater" && op != "GreaterOrEqual") return nobody();
     if (!number(1) || number(0)) return nobody();
   }
