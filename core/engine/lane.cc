@@ -63,7 +63,8 @@ void Lane::Add(Turn* turn) {
 bool Lane::Remove(Turn* turn) {
   // Nothing of a block counts before all of it is done: the others begin theirs again.
   if (std::erase(block_turns_, turn) > 0) {
-    turns_.insert(turns_.begin(), block_turns_.begin(), block_turns_.end());
+    // Behind those whose step is half done: its rows and the first turns are the same, one by one.
+    turns_.insert(turns_.begin() + static_cast<std::ptrdiff_t>(stepping_), block_turns_.begin(), block_turns_.end());
     block_turns_.clear();
     at_once_ = true;
     steps_left_ -= turn->steps - turn->done;

@@ -58,7 +58,7 @@ class Lane {
   uint64_t steps_left_ = 0;
   std::unique_ptr<StepProgram::Scratch> scratch_, spare_;  // the second one for others, where they come while a batch is half done
   Rows batch_;
-  size_t stepping_ = 0;  // the first of turns_ whose step is half done
+  size_t stepping_ = 0;  // the first of turns_ whose step is half done: those of batch_.rows, in that order
 
   std::unique_ptr<StepProgram::Block> block_;  // null where the program has none
   std::vector<Turn*> block_turns_;

@@ -87,7 +87,8 @@ void Crowd::Take(Seat& seat, uint64_t seq, const absl::StatusOr<v1::Result>& res
   const std::string which = absl::StrCat("seat ", seat.number, ", ", seat.plan->model, ", window ", seat.plan->window, ", turn ", at + 1, ": ");
   if (!result.ok()) return Violated(which + result.status().ToString());
   if (seq != at + 1) return Violated(absl::StrCat(which, "the answer has seq ", seq));
-  if (at >= seat.plan->truth.size() || BitsOf(*result) != seat.plan->truth[at]) return Violated(which + "not the bits of the undisturbed run");
+  const std::string bits = BitsOf(*result);
+  if (at >= seat.plan->truth.size() || bits != seat.plan->truth[at]) return Violated(which + Unlike(*result, bits, *seat.plan, at));
   ++answers_;
   replayed_ += result->replayed();
 }
@@ -121,9 +122,9 @@ bool Crowd::OneSession(Seat& seat) {
     if (const absl::Status sent = session->Send(plan.turns[t++], done, kLong); !sent.ok()) return failed("Send", sent);
     if (t != hand_over) continue;
     hand_over = 0;
+    session->Release();
     const auto handle = session->Save();
     if (!handle.ok()) return failed("Save", handle.status());
-    session->Release();
     session.reset();  // from here on `done` is not called; what it got since the handle comes once more
     v1::Resume saved;
     saved.ParseFromString(*handle);

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: MIT
 #include "tests/chaos/plan.h"
 
+#include <algorithm>
 #include <mutex>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 
 namespace lstm::testing {
@@ -36,6 +38,29 @@ std::string BitsOf(const v1::Result& result) {
   std::string bits = result.state_digest();
   for (const v1::Tensor& output : result.outputs()) bits += output.SerializeAsString();
   return bits;
+}
+
+std::string Unlike(const v1::Result& got, const std::string& bits, const Plan& plan, size_t at) {
+  std::string what = absl::StrCat("not the bits of the undisturbed run", got.replayed() ? ", a replay" : "", ", epoch ", got.epoch());
+  if (at >= plan.truth.size()) return what;
+  const std::string& due = plan.truth[at];
+  const size_t digest = got.state_digest().size();
+  absl::StrAppend(&what, bits.compare(0, digest, due, 0, digest) == 0 ? "; the digest is right" : "; another digest");
+  absl::StrAppend(&what, bits.size() > digest && bits.substr(digest) == due.substr(digest) ? ", the outputs are right" : ", other outputs");
+  size_t unlike = 0, first = 0;
+  for (size_t i = 0; i < std::min(bits.size(), due.size()); ++i) {
+    if (bits[i] == due[i]) continue;
+    if (unlike++ == 0) first = i;
+  }
+  absl::StrAppend(&what, ": ", unlike, " bytes from ", first, " on, of ", bits.size(), " where ", due.size(), " were due");
+  for (size_t k = 0; k < plan.truth.size(); ++k) {
+    if (plan.truth[k].compare(0, digest, bits, 0, digest) == 0) absl::StrAppend(&what, "; this is the digest of turn ", k + 1);
+  }
+  for (size_t k = at > 2 ? at - 2 : 0; k <= at; ++k) {
+    const v1::Step& turn = plan.turns[k];
+    absl::StrAppend(&what, k == at ? "; this turn" : "; before it", turn.reset_before() ? " reset" : "", turn.discard() ? " discard" : "", turn.inputs_size() > 0 ? absl::StrCat(" of ", turn.inputs(0).ints_size() + turn.inputs(0).floats_size(), " values") : "");
+  }
+  return what;
 }
 
 std::vector<Plan> RandomPlans(const std::vector<v1::ModelInfo>& models, size_t n, size_t most_turns, uint64_t seed) {

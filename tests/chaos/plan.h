@@ -37,6 +37,9 @@ struct Plan {
   std::vector<std::string> truth;
 };
 
+// How an answer, the at-th of a plan from 0 on, is unlike the one that was due: for whoever has to find out why.
+std::string Unlike(const v1::Result& got, const std::string& bits, const Plan& plan, size_t at);
+
 std::vector<Plan> RandomPlans(const std::vector<v1::ModelInfo>& models, size_t n, size_t most_turns, uint64_t seed);
 
 // Streams the turns through a VOLATILE session, on a server that nobody disturbs.

@@ -384,6 +384,77 @@ TEST(BatchEngineTest, WhoComesAndGoesStopsNobody) {
   }
 }
 
+// Turns come and go at any moment, while a block and a long step beside it are half done: whoever stays has the bits of a run alone, and of
+// whoever went nothing is touched any more.
+TEST(BatchEngineTest, WhoeverGoesWheneverTheOthersHaveTheirBits) {
+  const auto program = Long();
+  Random random(7);
+  struct Seat {
+    explicit Seat(Client c) : client(std::move(c)) {}
+    Client client;
+    std::vector<float> output, state;  // of a run alone
+    std::vector<float> left;           // of who went, as it was then
+    bool inside = false, gone = false;
+    std::vector<float> Touchable() {
+      std::vector<float> all = client.output;
+      for (const AlignedBuffer<float>& row : client.rows) all.insert(all.end(), row.span().begin(), row.span().end());
+      return all;
+    }
+  };
+  std::deque<Seat> seats;
+  for (int i = 0; i < 240; ++i) {  // as they come: some that go into a block, then many with one step
+    Seat& seat = seats.emplace_back(Client(*program, i % 8 < 3 ? 4 + random.Below(9) : 1, random));
+    BatchEngine engine;
+    std::vector<Turn*> finished;
+    seat.client.Begin(engine, static_cast<uint32_t>(seat.client.length()));
+    RunToEnd(engine, finished);
+    seat.output = seat.client.output;
+    seat.state.assign(seat.client.turn.new_state, seat.client.turn.new_state + program->state_floats());
+    std::fill(seat.client.output.begin(), seat.client.output.end(), 0.0f);
+    seat.client.at = 0;
+  }
+  BatchEngine engine;
+  std::vector<Turn*> finished;
+  size_t next = 0, stayed = 0, went = 0;
+  while (next < seats.size() || !engine.idle()) {
+    const uint64_t what = random.Below(32);
+    if (next < seats.size() && what < 1) {
+      for (const bool block = next % 8 < 3; next < seats.size() && (next % 8 < 3) == block; ++next) {
+        seats[next].client.Begin(engine, static_cast<uint32_t>(seats[next].client.length()));
+        seats[next].inside = true;
+      }
+    } else if (what == 1) {
+      std::vector<Seat*> inside;
+      for (Seat& seat : seats) {
+        if (seat.inside) inside.push_back(&seat);
+      }
+      if (inside.empty()) continue;
+      Seat& seat = *inside[random.Below(inside.size())];
+      engine.Remove(&seat.client.turn);
+      seat.client.turn = {};
+      seat.inside = false;
+      seat.gone = true;
+      seat.left = seat.Touchable();
+      ++went;
+    } else {
+      engine.RunBatch(finished);
+      for (const Turn* turn : std::exchange(finished, {})) {
+        const auto seat = std::find_if(seats.begin(), seats.end(), [&](const Seat& s) { return &s.client.turn == turn; });
+        ASSERT_TRUE(seat != seats.end() && seat->inside);
+        seat->inside = false;
+        ASSERT_TRUE(turn->status.ok()) << turn->status;
+        ASSERT_TRUE(seat->client.output == seat->output && std::equal(seat->state.begin(), seat->state.end(), turn->new_state));
+        ++stayed;
+      }
+    }
+  }
+  for (Seat& seat : seats) {
+    EXPECT_TRUE(!seat.gone || seat.Touchable() == seat.left);
+  }
+  EXPECT_GT(stayed, seats.size() / 4);
+  EXPECT_GT(went, seats.size() / 16);
+}
+
 TEST(BatchEngineTest, ScratchMemoryIsLentOnlyWhereNoStepIsHalfDone) {
   const auto large = Long();
   size_t unused = 0;
