@@ -132,10 +132,9 @@ struct Feed {
 
   absl::Status Finish(const Options& options, absl::Duration timeout) {
     if (options.save.empty()) return session->Close(timeout);
-    LSTM_ASSIGN_OR_RETURN(const std::string handle, session->Save());
-    LSTM_RETURN_IF_ERROR(WritePrivateFile(options.save, handle));
     session->Release();
-    return absl::OkStatus();
+    LSTM_ASSIGN_OR_RETURN(const std::string handle, session->Save());
+    return WritePrivateFile(options.save, handle);
   }
 
   absl::Status PrintFirst(OutputWriter& writer, absl::Duration timeout) {

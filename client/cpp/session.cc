@@ -23,6 +23,8 @@ absl::Status Explained(const std::string& what, const absl::Status& status) {
   return out;
 }
 
+absl::Status WasReleased() { return absl::FailedPreconditionError("the session was released"); }
+
 }  // namespace
 
 Session::Session(Stream* stream, uint32_t lane, SessionLog log, Missed missed)
@@ -39,9 +41,10 @@ Session::~Session() {
 
 absl::Status Session::Send(v1::Step step, Done done, absl::Duration timeout) {
   std::unique_lock<std::mutex> lock(mutex_);
-  if (!changed_.wait_for(lock, absl::ToChronoMilliseconds(timeout), [&] { return log_.room() || log_.over(); })) {
+  if (!changed_.wait_for(lock, absl::ToChronoMilliseconds(timeout), [&] { return log_.room() || log_.over() || released_; })) {
     return absl::DeadlineExceededError("the window stayed full; the server does not answer");
   }
+  if (released_) return WasReleased();
   if (!log_.status().ok()) return log_.status();
   if (log_.over()) return absl::FailedPreconditionError("the session is closed");
   SessionLog::Actions actions;
@@ -80,9 +83,10 @@ absl::StatusOr<v1::Result> Session::Step(v1::Step step, absl::Duration timeout) 
 absl::Status Session::Close(absl::Duration timeout) {
   std::unique_lock<std::mutex> lock(mutex_);
   const auto until = Clock::now() + absl::ToChronoMilliseconds(timeout);
-  if (!changed_.wait_until(lock, until, [&] { return log_.unanswered() == 0 || log_.over(); })) {
+  if (!changed_.wait_until(lock, until, [&] { return log_.unanswered() == 0 || log_.over() || released_; })) {
     return absl::DeadlineExceededError("turns were still unanswered when the session should close");
   }
+  if (released_) return WasReleased();
   if (!log_.over()) {
     SessionLog::Actions actions;
     log_.Close(actions);
@@ -103,6 +107,7 @@ absl::StatusOr<std::string> Session::Save() const {
 void Session::Release() {
   const std::lock_guard<std::mutex> lock(mutex_);
   released_ = true;
+  changed_.notify_all();
 }
 
 absl::Status Session::WaitOpen(absl::Duration timeout) {
@@ -118,6 +123,7 @@ absl::Status Session::WaitOpen(absl::Duration timeout) {
 
 void Session::OnConnected() {
   std::unique_lock<std::mutex> lock(mutex_);
+  if (released_) return;
   SessionLog::Actions actions;
   log_.Connected(lane_, actions);
   Perform(actions, lock);
@@ -125,6 +131,7 @@ void Session::OnConnected() {
 
 void Session::OnLost(const absl::Status& why) {
   std::unique_lock<std::mutex> lock(mutex_);
+  if (released_) return;
   if (log_.phase() == SessionLog::Phase::kLive) {
     since_ = Clock::now();
     refused_.reset();
@@ -136,6 +143,7 @@ void Session::OnLost(const absl::Status& why) {
 
 void Session::OnResponse(v1::Response& response) {
   std::unique_lock<std::mutex> lock(mutex_);
+  if (released_) return;
   SessionLog::Actions actions;
   log_.Take(response, actions);
   if (actions.pause_ms && log_.phase() != SessionLog::Phase::kLive) LimitPause(actions);
@@ -163,6 +171,7 @@ void Session::LimitPause(SessionLog::Actions& actions) {
 
 void Session::OnRetry() {
   std::unique_lock<std::mutex> lock(mutex_);
+  if (released_) return;
   SessionLog::Actions actions;
   log_.Retry(actions);
   Perform(actions, lock);
@@ -170,6 +179,7 @@ void Session::OnRetry() {
 
 void Session::OnGivenUp(const absl::Status& why) {
   std::unique_lock<std::mutex> lock(mutex_);
+  if (released_) return;
   SessionLog::Actions actions;
   log_.GiveUp(why, actions);
   Perform(actions, lock);
@@ -177,7 +187,7 @@ void Session::OnGivenUp(const absl::Status& why) {
 
 bool Session::MayMove() const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (log_.over() || log_.phase() == SessionLog::Phase::kOpening) return true;  // nothing is on the server that could be lost
+  if (log_.over() || released_ || log_.phase() == SessionLog::Phase::kOpening) return true;  // nothing is on the server that could be lost
   return !log_.simple() && log_.opened().durability() != v1::VOLATILE;
 }
 

@@ -54,7 +54,8 @@ class Session {
   // A handle with which this or another process can take the session up after the answers that came so far
   // (Stream::Resume). It HOLDS THE SECRET TOKEN: keep it as you keep a password.
   absl::StatusOr<std::string> Save() const;
-  // The session stays on the server when this object goes, until its TTL: for who has the handle.
+  // Lets go of the session: it sends nothing and takes no answer from here on, and stays on the server until its TTL, for who has the
+  // handle. A Save after it is the last word: what was saved before may be older than what was acknowledged since.
   void Release();
 
   // What was granted: as it was when Open or Resume returned.

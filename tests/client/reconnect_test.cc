@@ -328,6 +328,8 @@ TEST_F(ReconnectTest, ASavedSessionGoesOnElsewhereAndIsFencedHere) {
   EXPECT_TRUE(IsFenced(session->Step(Number(4)).status()));
   (*taken)->Release();
   const std::string handle = *(*taken)->Save();
+  EXPECT_EQ((*taken)->Send(Number(5), nullptr).code(), absl::StatusCode::kFailedPrecondition) << "of a session that was let go";
+  EXPECT_EQ((*taken)->Close().code(), absl::StatusCode::kFailedPrecondition);
   taken->reset();
   EXPECT_EQ(store_.sessions.size(), 1u) << "a released session stays";
   auto again = *other->Resume(handle);
