@@ -261,7 +261,7 @@ void Shard::Renew(const SessionId& id, const std::string& principal, Response* r
   if (Waits(id_bytes, [=, this] { Renew(id, principal, response, done); }, done)) return;
   Session* session = Find(id);
   if (session == nullptr) return done(Moving());
-  if (session->principal != principal || !session->machine.nonce_valid() || session->stream != nullptr) {
+  if (session->principal != principal || !session->machine.nonce_valid() || session->stream != nullptr || session->machine.computing()) {
     return done(absl::FailedPreconditionError("client_nonce belongs to a session that has gone on; use another"));
   }
   if (const absl::Status verified = Verify(session); !verified.ok()) return done(verified);
