@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstddef>
-#include <cstdlib>
 #include <memory>
 #include <span>
 #include <type_traits>
@@ -10,9 +9,12 @@
 
 namespace lstm::core {
 
-// `bytes` zeroed bytes on a boundary of `alignment`, which std::free takes back; std::bad_alloc where there are none. What is large lies on
-// huge pages where the machine has them: the weights of a model are thousands of small ones, and touching, giving back each a trap.
-void* AllocateZeroed(size_t bytes, size_t alignment);
+// `bytes` zeroed bytes on a boundary of kZeroedAlignment, which FreeZeroed takes back; std::bad_alloc where there are none. What is large lies on
+// huge pages where the machine has them: the weights of a model are thousands of small ones, and touching, giving back each a trap. Of what is
+// large only what is written takes up memory.
+inline constexpr size_t kZeroedAlignment = 64;
+void* AllocateZeroed(size_t bytes);
+void FreeZeroed(void* p, size_t bytes);  // as many as were asked for
 
 // An owned, move-only array of trivial elements, zero-filled, on a 64-byte boundary (a cache line, a vector register).
 // Thread-compatible.
@@ -21,12 +23,12 @@ class AlignedBuffer {
   static_assert(std::is_trivially_copyable_v<T>);
 
  public:
-  static constexpr size_t kAlignment = 64;
+  static_assert(alignof(T) <= kZeroedAlignment);
 
   AlignedBuffer() = default;
   explicit AlignedBuffer(size_t size) : size_(size) {
     if (size == 0) return;
-    data_.reset(static_cast<T*>(AllocateZeroed(size * sizeof(T), kAlignment)));
+    data_ = std::unique_ptr<T, Free>(static_cast<T*>(AllocateZeroed(size * sizeof(T))), Free{size * sizeof(T)});
   }
 
   AlignedBuffer(AlignedBuffer&& other) noexcept : data_(std::move(other.data_)), size_(std::exchange(other.size_, 0)) {}
@@ -47,7 +49,8 @@ class AlignedBuffer {
 
  private:
   struct Free {
-    void operator()(T* p) const { std::free(p); }
+    size_t bytes = 0;
+    void operator()(T* p) const { FreeZeroed(p, bytes); }
   };
   std::unique_ptr<T, Free> data_;
   size_t size_ = 0;

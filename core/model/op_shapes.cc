@@ -21,7 +21,7 @@ absl::Status CheckConstant(const char* what, const ConstantPtr& constant, const 
     return absl::InvalidArgumentError(absl::StrCat(what, " has ", constant->values.size(), " values, expected ",
                                                    CheckedElementCount(expected)));
   }
-  for (size_t i = 0; i < constant->values.size(); ++i) {
+  for (size_t i = 0; !constant->untouched && i < constant->values.size(); ++i) {
     if ((std::bit_cast<uint32_t>(constant->values[i]) & 0x7f800000u) == 0x7f800000u) {
       return absl::InvalidArgumentError(absl::StrCat(what, " is not finite at element ", i));
     }

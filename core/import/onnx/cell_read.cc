@@ -115,9 +115,9 @@ absl::Status Lowering::ReadCell(Call& call, size_t direction_index, bool within,
                                                               : std::vector<size_t>{0};
   const auto n = static_cast<size_t>(g * cell.hidden);
   const auto blocks = [&](size_t i, int64_t width) -> absl::StatusOr<ConstantPtr> {
-    const auto make = [&](const Tensor& t) -> absl::StatusOr<ConstantPtr> { return Blocks(t.floats, direction_index * n * static_cast<size_t>(width), order, cell.hidden, width); };
+    const auto make = [&](const Tensor& t) { return Blocks(t.floats, direction_index * n * static_cast<size_t>(width), order, cell.hidden, width); };
     // Signs may be turned below.
-    return Shared(call.in[i], absl::StrCat(cell.coupled ? absl::StrCat("coupled ", shared_.size()) : std::string(node.op), " ", direction_index, " ", i), make);
+    return Shared(call.in[i], absl::StrCat(cell.coupled ? absl::StrCat("coupled ", shared_.size()) : std::string(node.op), " ", direction_index, " ", i), {g * cell.hidden, width}, make);
   };
   LSTM_ASSIGN_OR_RETURN(cell.weight, blocks(1, cell.width));
   LSTM_ASSIGN_OR_RETURN(cell.recurrent, blocks(2, cell.hidden));

@@ -28,11 +28,14 @@ struct Window;
 
 class Lowering {
  public:
-  // `whole`: to a sequence model, instead of the model of one step.
-  Lowering(const FileView& file, std::vector<GraphInput>& inputs, Reading& reading, int64_t& budget, bool whole)
-      : file_(file), inputs_(inputs), reading_(reading), budget_(budget), whole_(whole) {
+  // `whole`: to a sequence model, instead of the model of one step. `trial`: to see whether it can be; weights of 8 bits are zeros then, which
+  // take up no memory.
+  Lowering(const FileView& file, std::vector<GraphInput>& inputs, Reading& reading, int64_t& budget, bool whole, bool trial)
+      : file_(file), inputs_(inputs), reading_(reading), budget_(budget), whole_(whole), trial_(trial) {
     stages_.push_back(std::make_unique<Stage>());
   }
+
+  bool zeros() const { return zeros_; }  // a trial found such weights
 
   // Lowers the whole graph. ABORTED where `reading` learnt something: lower anew. INVALID_ARGUMENT names the node, the
   // value or the input, and says what stands against it; FAILED_PRECONDITION where that is that it looks ahead.
@@ -124,7 +127,8 @@ class Lowering {
   absl::Status Spend(int64_t elements);
   absl::Status Affordable(int64_t elements) const;  // whether Spend would be refused
   // Weights that a file has once may be named by many nodes: what is made of one is made once ...
-  absl::StatusOr<ConstantPtr> Shared(const ValPtr& val, std::string how, const std::function<absl::StatusOr<ConstantPtr>(const Tensor&)>& make);
+  // (of `shape`) ...
+  absl::StatusOr<ConstantPtr> Shared(const ValPtr& val, std::string how, Shape shape, const std::function<ConstantPtr(const Tensor&)>& make);
   absl::Status Bear(int64_t weights);       // ... or counted
   absl::Status CountFolded(const Call& call);  // constants that a node computed: what they hold, and what they took
   void Unite(int a, int b);
@@ -311,6 +315,8 @@ class Lowering {
   Reading& reading_;
   int64_t& budget_;
   const bool whole_;
+  const bool trial_;
+  bool zeros_ = false;
   std::vector<std::unique_ptr<Stage>> stages_;
   int stage_ = 0;
   std::vector<SequenceLength> lengths_;

@@ -172,10 +172,11 @@ void Note(const std::vector<GraphInput>& inputs, const onnx::Reading& reading, c
 }
 
 // Lowers the graph until its readings settle.
-absl::StatusOr<std::unique_ptr<onnx::Lowering>> Lower(const onnx::FileView& file, std::vector<GraphInput>& inputs, onnx::Reading& reading, int64_t& budget, bool whole) {
+absl::StatusOr<std::unique_ptr<onnx::Lowering>> Lower(const onnx::FileView& file, std::vector<GraphInput>& inputs, onnx::Reading& reading, int64_t& budget, bool whole, bool trial, bool& zeros) {
   for (int tries = 0;; ++tries) {
-    auto lowering = std::make_unique<onnx::Lowering>(file, inputs, reading, budget, whole);
+    auto lowering = std::make_unique<onnx::Lowering>(file, inputs, reading, budget, whole, trial);
     const absl::Status status = lowering->Run();
+    zeros = zeros || lowering->zeros();
     if (status.ok()) return lowering;
     if (!absl::IsAborted(status)) return status;
     if (tries >= 64) return absl::InvalidArgumentError("ONNX file: its readings contradict each other");
@@ -198,12 +199,59 @@ std::string WithHint(absl::string_view error, const std::vector<GraphInput>& inp
 }
 
 absl::StatusOr<std::shared_ptr<const SequenceModel>> ImportWhole(const onnx::FileView& file, std::vector<GraphInput>& inputs, onnx::Reading& reading, int64_t& budget,
-                                                                 const pb::Manifest& manifest) {
-  LSTM_ASSIGN_OR_RETURN(const auto lowering, Lower(file, inputs, reading, budget, true));
+                                                                 const pb::Manifest& manifest, bool trial, bool& zeros) {
+  LSTM_ASSIGN_OR_RETURN(const auto lowering, Lower(file, inputs, reading, budget, true, trial, zeros));
   LSTM_ASSIGN_OR_RETURN(SequenceModel sequence, lowering->TakeSequence());
   LSTM_RETURN_IF_ERROR(DescribePorts(manifest, sequence.inputs, sequence.outputs, [](const SequencePort& port) -> const Shape& { return port.shape; },
                                       [](const SequencePort& port) { return port.dtype == DType::kI32; }));
   return std::make_shared<const SequenceModel>(std::move(sequence));
+}
+
+// A trial has zeros for weights of 8 bits; `zeros` says whether there are any.
+absl::StatusOr<Model> Import(const onnx::FileView& file, const pb::Manifest& manifest, const std::map<std::string, onnx::Tensor>& given, OnnxNotes& notes, bool trial, bool& zeros) {
+  onnx::Reading reading;
+  LSTM_ASSIGN_OR_RETURN(std::vector<GraphInput> inputs, ReadInputs(file, manifest, given, reading));
+  std::vector<GraphInput> whole_inputs = inputs;
+  onnx::Reading whole_reading = reading;
+  int64_t budget = kBudget + static_cast<int64_t>(file.bytes / 8);
+  Model model;
+  {
+    auto lowering = Lower(file, inputs, reading, budget, false, trial, zeros);
+    const bool ahead = absl::IsFailedPrecondition(lowering.status());
+    if (!lowering.ok() && !ahead) return absl::InvalidArgumentError(WithHint(lowering.status().message(), inputs, reading));
+    if (ahead) {
+      model.not_streamable = std::string(lowering.status().message());
+    } else {
+      ModelBuilder& builder = (*lowering)->builder();
+      LSTM_RETURN_IF_ERROR(DescribePorts(manifest, builder.model().inputs, builder.model().outputs, [&](const Port& port) -> const Shape& { return builder.value(port.value).shape; },
+                                          [&](const Port& port) { return builder.value(port.value).dtype == DType::kI32; }));
+      DescribeModel(manifest, builder.model());
+      LSTM_ASSIGN_OR_RETURN(model, std::move(builder).Build());
+      if (!zeros) {
+        LSTM_ASSIGN_OR_RETURN(model, FuseCells(std::move(model)));
+        FoldSymmetry(model);
+        LeaveOutZeros(model);
+      }
+    }
+  }
+  // Where steps alone do not say it all, the sequence does.
+  if (!model.not_streamable.empty() || reading.lengths) {
+    auto sequence = ImportWhole(file, whole_inputs, whole_reading, budget, manifest, trial, zeros);
+    if (!sequence.ok() && !model.not_streamable.empty()) {
+      const bool same = sequence.status().message() == model.not_streamable;
+      return absl::InvalidArgumentError(WithHint(absl::StrCat(model.not_streamable, same ? "" : absl::StrCat(". Whole sequences cannot be computed either: ", sequence.status().message())), inputs, reading));
+    }
+    if (sequence.ok()) {
+      model.sequence = *std::move(sequence);
+      if (!model.not_streamable.empty()) {
+        DescribeModel(manifest, model);
+        for (const SequenceStage& stage : model.sequence->stages) model.parameters += stage.model->parameters;
+      }
+    }
+  }
+  const bool whole_only = !model.not_streamable.empty();
+  Note(whole_only ? whole_inputs : inputs, whole_only ? whole_reading : reading, file, whole_only, notes);
+  return model;
 }
 
 }  // namespace
@@ -225,46 +273,15 @@ absl::StatusOr<Wire> ReadWire(const pb::Input& input) {
 absl::StatusOr<Model> ImportOnnx(std::span<const std::byte> bytes, const pb::Manifest& manifest, const std::map<std::string, onnx::Tensor>& given, OnnxNotes* notes) {
   if (manifest.layer_size() > 0 || !manifest.weights().empty()) return absl::InvalidArgumentError("manifest: a graph has layers and weights of its own, expected neither `layer` nor `weights` beside `onnx`");
   LSTM_ASSIGN_OR_RETURN(const onnx::FileView file, onnx::ReadFile(bytes));
-  onnx::Reading reading;
-  LSTM_ASSIGN_OR_RETURN(std::vector<GraphInput> inputs, ReadInputs(file, manifest, given, reading));
-  std::vector<GraphInput> whole_inputs = inputs;
-  onnx::Reading whole_reading = reading;
-  int64_t budget = kBudget + static_cast<int64_t>(bytes.size() / 8);
-  Model model;
-  {
-    auto lowering = Lower(file, inputs, reading, budget, false);
-    const bool ahead = absl::IsFailedPrecondition(lowering.status());
-    if (!lowering.ok() && !ahead) return absl::InvalidArgumentError(WithHint(lowering.status().message(), inputs, reading));
-    if (ahead) {
-      model.not_streamable = std::string(lowering.status().message());
-    } else {
-      ModelBuilder& builder = (*lowering)->builder();
-      LSTM_RETURN_IF_ERROR(DescribePorts(manifest, builder.model().inputs, builder.model().outputs, [&](const Port& port) -> const Shape& { return builder.value(port.value).shape; },
-                                          [&](const Port& port) { return builder.value(port.value).dtype == DType::kI32; }));
-      DescribeModel(manifest, builder.model());
-      LSTM_ASSIGN_OR_RETURN(model, std::move(builder).Build());
-      LSTM_ASSIGN_OR_RETURN(model, FuseCells(std::move(model)));
-      FoldSymmetry(model);
-      LeaveOutZeros(model);
-    }
+  // Weights of 8 bits become floats, four times as many bytes: whether the rest is as it should be is found out before.
+  bool zeros = false;
+  OnnxNotes found;
+  absl::StatusOr<Model> model = Import(file, manifest, given, found, true, zeros);
+  if (model.ok() && std::exchange(zeros, false)) {
+    found = {};
+    model = Import(file, manifest, given, found, false, zeros);
   }
-  // Where steps alone do not say it all, the sequence does.
-  if (!model.not_streamable.empty() || reading.lengths) {
-    auto sequence = ImportWhole(file, whole_inputs, whole_reading, budget, manifest);
-    if (!sequence.ok() && !model.not_streamable.empty()) {
-      const bool same = sequence.status().message() == model.not_streamable;
-      return absl::InvalidArgumentError(WithHint(absl::StrCat(model.not_streamable, same ? "" : absl::StrCat(". Whole sequences cannot be computed either: ", sequence.status().message())), inputs, reading));
-    }
-    if (sequence.ok()) {
-      model.sequence = *std::move(sequence);
-      if (!model.not_streamable.empty()) {
-        DescribeModel(manifest, model);
-        for (const SequenceStage& stage : model.sequence->stages) model.parameters += stage.model->parameters;
-      }
-    }
-  }
-  const bool whole_only = !model.not_streamable.empty();
-  if (notes != nullptr) Note(whole_only ? whole_inputs : inputs, whole_only ? whole_reading : reading, file, whole_only, *notes);
+  if (model.ok() && notes != nullptr) *notes = std::move(found);
   return model;
 }
 

@@ -106,7 +106,7 @@ absl::StatusOr<ValPtr> Lowering::Embedding(const ValPtr& table_ptr, const Val& i
   if (!table.is_float || table.shape.empty()) return absl::InvalidArgumentError("its table is no array of floats");
   const int64_t rows = table.shape[0], width = rows == 0 ? 0 : table.count() / rows;
   if (rows == 0 || width == 0) return absl::InvalidArgumentError("its table is empty");
-  LSTM_ASSIGN_OR_RETURN(const ConstantPtr weight, Shared(table_ptr, absl::StrCat("Gather ", rows), [&](const Tensor& tensor) -> absl::StatusOr<ConstantPtr> {
+  LSTM_ASSIGN_OR_RETURN(const ConstantPtr weight, Shared(table_ptr, absl::StrCat("Gather ", rows), {rows, width}, [&](const Tensor& tensor) {
     auto made = NewConstant({rows, width});
     std::copy(tensor.floats.begin(), tensor.floats.end(), made->values.data());
     return made;

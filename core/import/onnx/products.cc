@@ -36,7 +36,7 @@ absl::Status Lowering::LowerMatMul(Call& call) {
     if (!b.is_float || b.count() == 0) return Refuse("its matrix is empty, or has integers");
     const size_t rank = b.shape.size();
     const int64_t in = rank == 1 ? b.shape[0] : b.shape[rank - 2], out = rank == 1 ? 1 : b.shape[rank - 1];
-    LSTM_ASSIGN_OR_RETURN(const ConstantPtr weight, Shared(call.in[1], absl::StrCat("MatMul ", in), [&](const Tensor& w) -> absl::StatusOr<ConstantPtr> {
+    LSTM_ASSIGN_OR_RETURN(const ConstantPtr weight, Shared(call.in[1], absl::StrCat("MatMul ", in), {out, in}, [&](const Tensor& w) {
       auto turned = NewConstant({out, in});
       for (int64_t i = 0; i < in; ++i) {
         for (int64_t o = 0; o < out; ++o) turned->values.data()[o * in + i] = w.floats[static_cast<size_t>(i * out + o)];
@@ -121,7 +121,7 @@ absl::Status Lowering::LowerGemm(Call& call) {
   const float alpha = call.node.Float("alpha", 1), beta = call.node.Float("beta", 1);
   const bool turned = call.node.Int("transB", 0) != 0;
   const int64_t out = b.shape[turned ? 0 : 1], in = b.shape[turned ? 1 : 0];
-  LSTM_ASSIGN_OR_RETURN(const ConstantPtr weight, Shared(call.in[1], absl::StrCat("Gemm ", in, turned, " ", alpha), [&](const Tensor& w) -> absl::StatusOr<ConstantPtr> {
+  LSTM_ASSIGN_OR_RETURN(const ConstantPtr weight, Shared(call.in[1], absl::StrCat("Gemm ", in, turned, " ", alpha), {out, in}, [&](const Tensor& w) {
     auto made = NewConstant({out, in});
     for (int64_t o = 0; o < out; ++o) {
       for (int64_t i = 0; i < in; ++i) made->values.data()[o * in + i] = alpha * w.floats[static_cast<size_t>(turned ? o * in + i : i * out + o)];

@@ -2,6 +2,7 @@
 // What quantised operators are made of. A quantised value goes on as whole numbers in floats, so sums of products are those of integers as long as
 // they fit 24 bits; weights of 8 bits become floats where an op takes them.
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <utility>
 
@@ -106,6 +107,8 @@ absl::StatusOr<ValPtr> Lowering::Dequantized(const ValPtr& x, const ValPtr& scal
     };
     LSTM_RETURN_IF_ERROR(numbers(scale, "scale", how->scale));
     LSTM_RETURN_IF_ERROR(numbers(zero, "zero point", how->zero));
+    const auto large = [](float v) { return !(std::abs(v) < 1e30f); };  // 8 bits of it would be no number, or times another
+    if (std::any_of(how->scale.begin(), how->scale.end(), large)) return absl::InvalidArgumentError("its scale is not finite, or makes weights that are not");
     if (how->scale.empty() && std::all_of(how->zero.begin(), how->zero.end(), [](float z) { return z == 0; })) return x;
     if (std::max(how->scale.size(), how->zero.size()) > 1) {
       LSTM_ASSIGN_OR_RETURN(const size_t a, Axis(axis, x->shape.size()));

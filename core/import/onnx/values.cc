@@ -13,7 +13,7 @@ namespace {
 
 constexpr int64_t kFreeElements = int64_t{1} << 20;  // of all values of a step, beyond what the file itself pays for
 
-constexpr int64_t kFreeBytes = int64_t{8} << 20;    // of constants that are computed, beyond twice the file
+constexpr int64_t kFreeBytes = int64_t{6} << 20;    // of constants that are computed, beyond twice the file
 constexpr int64_t kSharedPerNode = 1024;           // numbers of a weight that one more node names
 constexpr int64_t kFoldedPerNode = 64;             // as many of their elements count as one more node
 
@@ -50,16 +50,24 @@ absl::Status Lowering::Affordable(int64_t elements) const {
   return absl::InvalidArgumentError(absl::StrCat("has ", elements, " elements a step, and all values before it ", elements_, ": expected at most ", most, " together"));
 }
 
-absl::StatusOr<ConstantPtr> Lowering::Shared(const ValPtr& val, std::string how, const std::function<absl::StatusOr<ConstantPtr>(const Tensor&)>& make) {
+absl::StatusOr<ConstantPtr> Lowering::Shared(const ValPtr& val, std::string how, Shape shape, const std::function<ConstantPtr(const Tensor&)>& make) {
   const void* id = val->quantized ? static_cast<const void*>(val->quantized.get()) : val->stored ? static_cast<const void*>(val->stored->message.data()) : val->tensor.get();
   std::pair key(id, std::move(how));
   if (const auto it = shared_.find(key); it != shared_.end()) {
     budget_ -= static_cast<int64_t>(it->second.second->values.size()) / kSharedPerNode;  // every op that has it looks at it
     return it->second.second;
   }
-  LSTM_ASSIGN_OR_RETURN(const TensorPtr tensor, Constant(*val));
-  LSTM_ASSIGN_OR_RETURN(const ConstantPtr made, make(*tensor));
-  LSTM_RETURN_IF_ERROR(Bear(static_cast<int64_t>(made->values.size())));
+  LSTM_RETURN_IF_ERROR(Bear(CheckedElementCount(shape)));
+  ConstantPtr made;
+  if (trial_ && val->quantized) {
+    budget_ -= val->count() / kFoldedPerNode;
+    auto zeros = NewConstant(std::move(shape));
+    zeros->untouched = zeros_ = true;
+    made = std::move(zeros);
+  } else {
+    LSTM_ASSIGN_OR_RETURN(const TensorPtr tensor, Constant(*val));
+    made = make(*tensor);
+  }
   shared_.emplace(std::move(key), std::pair(val, made));
   return made;
 }

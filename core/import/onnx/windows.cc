@@ -262,7 +262,7 @@ absl::Status Lowering::LowerConv(Call& call, bool transposed) {
     LSTM_ASSIGN_OR_RETURN(bias, ConstantOf(call, 2, "bias"));
     if (!bias->is_float || static_cast<int64_t>(bias->size()) != out) return Refuse(absl::StrCat("its bias has ", bias->size(), " numbers, expected ", out));
   }
-  LSTM_ASSIGN_OR_RETURN(const ConstantPtr kernel, Shared(call.in[1], absl::StrCat(transposed ? "ConvTranspose " : "Conv ", taps), [&](const Tensor& k) -> absl::StatusOr<ConstantPtr> {
+  LSTM_ASSIGN_OR_RETURN(const ConstantPtr kernel, Shared(call.in[1], absl::StrCat(transposed ? "ConvTranspose " : "Conv ", taps), {out, taps}, [&](const Tensor& k) -> ConstantPtr {
     if (transposed) return TurnedKernel(k, groups);
     auto made = NewConstant({out, taps});
     std::copy(k.floats.begin(), k.floats.end(), made->values.data());

@@ -5,7 +5,6 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 
 #include "core/base/aligned_buffer.h"
 
@@ -78,20 +77,12 @@ void PackLane(const Segment& segment, size_t row, size_t count, float* to, float
   }
 }
 
-constexpr size_t kHugePage = size_t{2} << 20;
-
 }  // namespace
 
 PackedWeights::PackedWeights(size_t floats, size_t scales, Form form, FusedOp::Large large)
-    : scales_(form == Form::kBytes ? scales : 0), form_(form), floats_(floats), far_(large == FusedOp::Large::kAlways || floats * sizeof(float) >= FusedOp::kFarFrom), always_(large == FusedOp::Large::kAlways) {
+    : data_(floats), scales_(form == Form::kBytes ? scales : 0), form_(form), floats_(floats), far_(large == FusedOp::Large::kAlways || floats * sizeof(float) >= FusedOp::kFarFrom), always_(large == FusedOp::Large::kAlways) {
   std::fill_n(scales_.data(), scales_.size(), 1.0f);  // of units that only fill a vector
-  const bool huge = floats * sizeof(float) >= kHugePage;
-  const size_t unit = huge ? kHugePage : 64;  // the last weights lie on a huge page too
-  const size_t bytes = (floats * sizeof(float) + unit - 1) / unit * unit;
-  if (bytes > 0) data_.reset(static_cast<float*>(AllocateZeroed(bytes, 64)));
 }
-
-void PackedWeights::Free::operator()(float* p) const { std::free(p); }
 
 PackedWeights PackGates(const std::vector<Segment>& segments, size_t units, size_t width, FusedOp::Large large) {
   const Form form = FormOf(segments, units, large);

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstddef>
-#include <memory>
 #include <vector>
 
 #include "core/base/aligned_buffer.h"
@@ -19,8 +18,8 @@ class PackedWeights {
  public:
   PackedWeights() = default;
   PackedWeights(size_t floats, size_t scales, Form form, FusedOp::Large large);  // bad_alloc where there is no memory
-  float* data() { return data_.get(); }
-  const float* data() const { return data_.get(); }
+  float* data() { return data_.data(); }
+  const float* data() const { return data_.data(); }
   Form form() const { return form_; }
   bool far() const { return far_; }
   // Of so many steps of k: enough that rows are worth being turned first (panel.h).
@@ -29,11 +28,7 @@ class PackedWeights {
   const float* scales() const { return scales_.data(); }  // null where the form has none
 
  private:
-  struct Free {
-    void operator()(float* p) const;
-  };
-  std::unique_ptr<float, Free> data_;
-  AlignedBuffer<float> scales_;
+  AlignedBuffer<float> data_, scales_;
   Form form_ = Form::kFloats;
   size_t floats_ = 0;
   bool far_ = false, always_ = false;
