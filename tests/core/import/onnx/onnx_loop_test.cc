@@ -132,5 +132,23 @@ TEST(OnnxLoopTest, WhatCannotRunIsRefusedByNodeAndReason) {
   EXPECT_THAT(ImportAsItIs(fed).status().message(), HasSubstr("Scan node"));
 }
 
+// A million turns of nothing, from a file of a few hundred bytes.
+TEST(OnnxLoopTest, TurnsOfABodyWithoutNodesArePaidForToo) {
+  const auto body = [] { return OnnxWriter().Input(W::Declared("turn", {}, kInt64)).Input(W::Declared("go", {}, kBool)).Input(W::Declared("h", {1, 2})); };
+  const std::string inner = W::Graph("body", body().Output("go").Output("h"));
+  manifest::v1::Manifest no_time;
+  auto* const x = no_time.mutable_onnx()->add_input();
+  x->set_name("x");
+  x->set_time(-1);
+  const auto import = [&](int64_t turns) {
+    OnnxWriter file;
+    file.Input(W::Declared("x", {1, 2})).Initializer(W::SmallTensor("yes", {}, {1}, kBool)).Initializer(W::IntTensor("many", {}, {turns}));
+    file.Node("Loop", {"many", "yes", "x"}, {"l"}, W::Graph("body", body().Node("Loop", {"many", "yes", "h"}, {"h2"}, inner).Output("go").Output("h2"))).Node("Tanh", {"l"}, {"y"}).Output("y");
+    return ImportOnnx(std::as_bytes(std::span(std::string_view(file.File()))), no_time).status();
+  };
+  EXPECT_TRUE(import(20).ok()) << import(20);
+  EXPECT_THAT(import(1000).message(), HasSubstr("turns of its loops, are too many"));
+}
+
 }  // namespace
 }  // namespace lstm::core
