@@ -12,13 +12,13 @@
 #include <cstring>
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "server/app/caller_file.h"
+#include "server/app/cores.h"
 #include "server/app/load_models.h"
 #include "server/rpc/acceptor.h"
 
@@ -127,7 +127,7 @@ bool CheckConfig(const ServerOptions& o, std::ostream& out, std::ostream& to) {
   out << "Open Inference Protocol over HTTP: " << (o.ServesHttp() ? o.http_listen : "none") << "\n";
   out << "metrics: " << (o.metrics_listen.empty() ? "none" : o.metrics_listen) << "\n";
   out << "sessions: " << (o.state_dir.empty() ? "volatile" : absl::StrCat("kept in '", o.state_dir, "'")) << ", at most " << o.max_sessions << " open, "
-      << (o.shards > 0 ? o.shards : std::max(1u, std::thread::hardware_concurrency())) << " shards\n";
+      << (o.shards > 0 ? o.shards : AllowedCores()) << " shards\n";
   for (const std::string& fault : faults) to << "fault: " << absl::StrReplaceAll(fault, {{"\n", "\n  "}}) << "\n";
   out << (faults.empty() ? "all of it is good" : absl::StrCat(faults.size(), faults.size() == 1 ? " fault" : " faults")) << "\n";
   return faults.empty();

@@ -50,7 +50,7 @@ void Describe(CLI::App& app, ServerOptions& o, std::string& config) {
   app.add_option("--max-parked-bytes", o.max_parked_bytes, "Bytes that the log of parked sessions may grow to, in the state directory");
   app.add_option("--park-after-seconds", o.park_after_seconds, "A stored session that is not used so long is parked: it leaves memory, and comes back when it is used. A volatile one is packed into its state and some 400 bytes");
   app.add_option("--state-wait-seconds", o.state_wait_seconds, "Seconds to wait for another server to let go of the state directory");
-  app.add_option("--shards", o.shards, "Threads that compute and serve, one a core; 0: one for each core of the machine");
+  app.add_option("--shards", o.shards, "Threads that compute and serve, one a core; 0: one for each core that the process may use (affinity, cgroup quota)");
   app.add_option("--pin-shards", o.pin_shards, "Pin each shard to its core");
   app.add_option("--max-sessions", o.max_sessions, "Sessions that may be open at a time");
   app.add_option("--max-session-bytes", o.max_session_bytes, "Bytes of state, waiting inputs and kept answers, all sessions together");

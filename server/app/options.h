@@ -28,7 +28,7 @@ struct ServerOptions {
   uint64_t max_parked_bytes = uint64_t{16} << 30;
   double park_after_seconds = 60;
   uint32_t state_wait_seconds = 30;
-  uint32_t shards = 0;  // 0: one for each core
+  uint32_t shards = 0;  // 0: one for each core that the process may use
   bool pin_shards = true;
   uint64_t max_sessions = 100'000;
   uint64_t max_session_bytes = uint64_t{2} << 30;

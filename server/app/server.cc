@@ -10,12 +10,12 @@
 #include <chrono>
 #include <csignal>
 #include <functional>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "core/base/status_macros.h"
 #include "server/app/caller_file.h"
+#include "server/app/cores.h"
 #include "server/app/file_watch.h"
 #include "server/app/load_models.h"
 #include "server/app/model_thread.h"
@@ -36,7 +36,7 @@ namespace {
 GrpcServer::Options ToServer(const ServerOptions& o) {
   GrpcServer::Options out;
   out.listen = o.listen;
-  out.shards = o.shards > 0 ? o.shards : std::max(1u, std::thread::hardware_concurrency());
+  out.shards = o.shards > 0 ? o.shards : AllowedCores();
   out.loop.pin = o.pin_shards;
   out.loop.stream_budget_bytes = o.stream_budget_bytes;
   out.loop.first_message_s = o.first_message_seconds;
