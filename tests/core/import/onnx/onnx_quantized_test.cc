@@ -301,6 +301,9 @@ TEST(OnnxQuantizedTest, WhatIsNotSupportedIsRefusedByNodeOpAndReason) {
   EXPECT_THAT(refusal([](OnnxWriter& w) { w.Node("Frob", {"x"}, {"z"}, kExtended); }), HasSubstr("Frob node 'Frob_0': this operator of domain 'com.microsoft' is not known here"));
   EXPECT_THAT(refusal([](OnnxWriter& w) { w.Node("Relu", {"x"}, {"z"}, kExtended); }), HasSubstr("Relu node 'Relu_0': this operator of domain 'com.microsoft' is not known here"));
   EXPECT_THAT(refusal([](OnnxWriter& w) { w.Node("Relu", {"x"}, {"z"}, W::Domain("elsewhere")); }), HasSubstr("operators of domain 'elsewhere' are not known here"));
+  for (const char* op : {"QLinearSigmoid", "QLinearAdd", "MatMulIntegerToFloat", "QGemm", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}) {
+    EXPECT_THAT(refusal([&](OnnxWriter& w) { w.Node(op, {"x", "s", "o", "x", "s", "o", "s", "o"}, {}, kExtended).Node("Relu", {"x"}, {"z"}); }), HasSubstr("it has no output"));
+  }
   EXPECT_THAT(refusal([](OnnxWriter& w) { w.Node("QuantizeLinear", {"x"}, {"z"}); }), HasSubstr("QuantizeLinear node 'QuantizeLinear_0': its input 1 is missing"));
   EXPECT_THAT(refusal([](OnnxWriter& w) { w.Initializer(W::Tensor("many", {2}, {1, 2})).Node("QuantizeLinear", {"x", "many"}, {"z"}); }), HasSubstr("its scale has shape [2], expected one number, or one for each item of axis 1 of shape [1, 3, 4]"));
   EXPECT_THAT(refusal([](OnnxWriter& w) { w.Initializer(W::SmallTensor("wide", {}, {5}, kInt32)).Node("QuantizeLinear", {"x", "s", "wide"}, {"z"}); }), HasSubstr("quantises to element type 6, expected integers of 8 or 16 bits"));
