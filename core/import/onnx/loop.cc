@@ -35,7 +35,6 @@ absl::Status Lowering::WithNumber(Call& call) {
   const std::string_view op = call.node.op;
   const auto number = [&](size_t i) { return call.has(i) && call[i].number; };
   const auto nobody = [&] { return LooksAhead("computes with the number of the step, which no session knows"); };
-  if (call.out.empty()) return nobody();
   if (op == "Gather" && number(1) && !number(0)) {
     const Val& x = call[0];
     LSTM_ASSIGN_OR_RETURN(const size_t axis, Axis(call.node.Int("axis", 0), x.shape.size()));
@@ -253,7 +252,7 @@ absl::Status Lowering::Sequences(Call& call) {
     return absl::OkStatus();
   }
   if (op != "SequenceInsert" && op != "ConcatFromSequence") return absl::UnimplementedError("");
-  if (!call.has(0) || !call[0].list || call.out.empty()) return Refuse("its first input is no sequence of values");
+  if (!call.has(0) || !call[0].list) return Refuse("its first input is no sequence of values");
   const std::vector<ValPtr>& list = *call[0].list;
   if (op == "SequenceInsert") {
     if (!call.has(1) || call[1].list || call.has(2)) return Refuse("inserts no value, or elsewhere than behind the last");

@@ -207,6 +207,7 @@ absl::Status Lowering::RunNode(std::string_view message) {
   };
   const bool quantized = node.domain == "com.microsoft";  // QuantizedOps alone knows operators of that
   if (!node.domain.empty() && node.domain != "ai.onnx" && !quantized) return within(absl::InvalidArgumentError(absl::StrCat("operators of domain ", Shown(node.domain), " are not known here")));
+  if (call.out.empty()) return within(absl::InvalidArgumentError("it has no output"));  // every op below has a place for one
   if (whole_) {
     if (const absl::Status settled = Settle(call); !settled.ok()) return within(settled);
   }

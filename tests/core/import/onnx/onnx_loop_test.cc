@@ -124,6 +124,9 @@ TEST(OnnxLoopTest, WhatCannotRunIsRefusedByNodeAndReason) {
   EXPECT_THAT(with([](OnnxWriter& w) { w.Node("Gather", {"x", "turn"}, {"xt"}).Node("Identity", {"turn"}, {"h2"}).Node("Identity", {"go"}, {"go2"}).Node("Tanh", {"xt"}, {"yt"}); }), HasSubstr("its state 0"));
   // The number of a step, and a list, where values are expected.
   EXPECT_THAT(with([](OnnxWriter& w) { Accumulate(w), w.Node("If", {"turn"}, {"f"}, W::Graph("then_branch", {}) + W::Graph("else_branch", {})); }), HasSubstr("If node 'If_4': its condition is the number of the step"));
+  for (const char* op : {"SequenceEmpty", "SequenceConstruct", "Loop", "Scan", "If", "LSTM", "Relu"}) {
+    EXPECT_THAT(ImportAsItIs(Begin().Node(op, {"x", "h0"}, {}).Node("Tanh", {"x"}, {"y"}).Output("y")).status().message(), HasSubstr("it has no output")) << op;
+  }
   OnnxWriter list = Begin();
   list.Node("SequenceEmpty", {}, {"y"}).Output("y");
   EXPECT_FALSE(ImportAsItIs(list).ok());
