@@ -21,7 +21,7 @@ enum class DType { kF32, kI32 };
 struct Constant {
   Shape shape;
   AlignedBuffer<float> values;
-  bool untouched = false;  // zeros that stand for values, and that nobody reads: even that would take up memory
+  bool untouched = false;  // zeros that stand for values, of a model that will not run: looking at them could take up memory
 };
 using ConstantPtr = std::shared_ptr<const Constant>;
 

@@ -126,8 +126,7 @@ class Lowering {
   absl::StatusOr<StateId> AddState(absl::string_view wanted, Shape shape, std::vector<float> initial);
   absl::Status Spend(int64_t elements);
   absl::Status Affordable(int64_t elements) const;  // whether Spend would be refused
-  // Weights that a file has once may be named by many nodes: what is made of one is made once ...
-  // (of `shape`) ...
+  // Weights that a file has once may be named by many nodes: what is made of one, of `shape`, is made once ...
   absl::StatusOr<ConstantPtr> Shared(const ValPtr& val, std::string how, Shape shape, const std::function<ConstantPtr(const Tensor&)>& make);
   absl::Status Bear(int64_t weights);       // ... or counted
   absl::Status CountFolded(const Call& call);  // constants that a node computed: what they hold, and what they took
